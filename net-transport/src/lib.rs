@@ -1,0 +1,23 @@
+//! Encrypted bytes between the nodes of a mesh: QUIC whose handshake is Noise, and the 64-byte header.
+//!
+//! This crate knows node keys and headers. It does **not** know what a payload means, who may publish what (it asks
+//! an [`Admission`]), and it keeps nothing on disk.
+
+#![forbid(unsafe_code)]
+
+mod admission;
+mod context;
+mod header;
+mod keys;
+mod prf;
+
+pub use admission::{Admission, AdvertId, OpenAdmission, Refusal};
+pub use context::CONTEXTS;
+pub use header::{
+    FRAME_LEN_MAX, HEADER_LEN, Header, HeaderError, Kind, PAYLOAD_LEN_MAX, Priority, TTL_DEFAULT, Visibility,
+};
+pub use keys::{
+    BINDING_LEN, BadSignature, KeyTextError, Mesh, MeshId, NodeId, NodeKeys, Psk, Seed, ShortId, StaticBinding,
+    base32_decode, base32_encode,
+};
+pub use prf::prf;
