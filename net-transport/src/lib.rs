@@ -7,6 +7,8 @@
 
 mod admission;
 mod context;
+#[cfg(feature = "link")]
+pub mod crypto;
 mod header;
 mod keys;
 mod peer;
