@@ -13,6 +13,7 @@ mod header;
 mod keys;
 mod peer;
 mod prf;
+mod ticket;
 
 pub use admission::{Admission, AdvertId, OpenAdmission, Refusal};
 pub use context::CONTEXTS;
@@ -25,3 +26,4 @@ pub use keys::{
 };
 pub use peer::Peer;
 pub use prf::prf;
+pub use ticket::{TICKET_ADDRESSES_MAX, TICKET_PEERS_MAX, TICKET_TEXT_LEN_MAX, Ticket, TicketError};
