@@ -7,9 +7,13 @@
 
 mod admission;
 mod context;
+#[cfg(feature = "link")]
+pub mod crypto;
 mod header;
 mod keys;
+mod peer;
 mod prf;
+mod ticket;
 
 pub use admission::{Admission, AdvertId, OpenAdmission, Refusal};
 pub use context::CONTEXTS;
@@ -20,4 +24,6 @@ pub use keys::{
     BINDING_LEN, BadSignature, KeyTextError, Mesh, MeshId, NodeId, NodeKeys, Psk, Seed, ShortId, StaticBinding,
     base32_decode, base32_encode,
 };
+pub use peer::Peer;
 pub use prf::prf;
+pub use ticket::{TICKET_ADDRESSES_MAX, TICKET_PEERS_MAX, TICKET_TEXT_LEN_MAX, Ticket, TicketError};
