@@ -31,7 +31,7 @@ mod streams;
 pub(crate) use codes::CloseCode;
 pub(crate) use rival::{Dial, Rival};
 pub(crate) use speak::hello;
-pub(crate) use stream::OpenCount;
+pub(crate) use stream::{OpenCount, OpenGuard};
 pub use stream::{RecvStream, SendStream, StreamError};
 pub(crate) use streams::{PROTOCOL_LEN_MAX, open as open_stream};
 

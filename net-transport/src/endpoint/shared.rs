@@ -20,7 +20,7 @@ use crate::dialer::Dialer;
 use crate::directory::{self, AdvertError, Directory};
 use crate::inbox::{Events, FrameQueue};
 use crate::joins::{Joins, Output};
-use crate::link::{CloseCode, Link, Rival};
+use crate::link::{CloseCode, Link, OpenCount, Rival};
 use crate::metrics::Counters;
 use crate::neighbour::Neighbour;
 use crate::outbox::RoomSignal;
@@ -39,7 +39,10 @@ pub(crate) struct Shared {
     pub(super) quic: Quic,
     pub(crate) admission: Arc<dyn Admission>,
     pub(super) runtime: Arc<dyn quinn::Runtime>,
-    pub(super) endpoints: Vec<quinn::Endpoint>,
+    /// One for each socket; none after closing.
+    pub(super) endpoints: Mutex<Vec<quinn::Endpoint>>,
+    /// Sockets that are not closed.
+    pub(super) sockets_open: Arc<OpenCount>,
     /// What the sockets are bound to.
     pub(super) bound: Vec<SocketAddr>,
     pub(super) known_addresses: Arc<KnownAddresses>,
@@ -82,7 +85,7 @@ pub(super) fn unix_ms(config: &EndpointConfig) -> u64 {
 
 impl Shared {
     pub(super) fn start(self: &Arc<Self>, events: mpsc::Sender<Event>) {
-        for endpoint in &self.endpoints {
+        for endpoint in lock(&self.endpoints).iter() {
             self.tasks.spawn(self.clone().accept(endpoint.clone()));
         }
         self.update_addresses(Instant::now());
@@ -110,6 +113,28 @@ impl Shared {
 
     pub(crate) fn address_in_use(&self, address: SocketAddr) -> AddressInUse {
         self.known_addresses.in_use(address, &self.runtime)
+    }
+
+    /// Something may be due earlier than it was.
+    #[cfg(feature = "mdns")]
+    pub(crate) fn timer_changed(&self) {
+        self.timer.notify_one();
+    }
+
+    /// The port to announce on the local network, unless only this machine can reach it.
+    #[cfg(feature = "mdns")]
+    pub(crate) fn discoverable_port(&self) -> Option<u16> {
+        self.bound.iter().find(|bound| !bound.ip().is_loopback()).map(SocketAddr::port)
+    }
+
+    #[cfg(feature = "mdns")]
+    pub(crate) fn mesh_hint(&self) -> [u8; 16] {
+        self.mesh.hint()
+    }
+
+    #[cfg(feature = "mdns")]
+    pub(crate) fn binding(&self) -> crate::StaticBinding {
+        *self.identity.keys().binding()
     }
 
     pub(crate) fn neighbours(&self) -> Vec<Arc<Neighbour>> {

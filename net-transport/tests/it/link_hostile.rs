@@ -152,7 +152,8 @@ async fn strangers_get_no_answer_to_anything() {
                 1200
             }
             3 => {
-                datagram[..6].copy_from_slice(&[0xc0, 0x4e, 0x45, 0x54, datagram[7], 8]);
+                let generation = datagram[7];
+                datagram[..6].copy_from_slice(&[0xc0, 0x4e, 0x45, 0x54, generation, 8]);
                 1300
             }
             _ => {
@@ -188,13 +189,15 @@ async fn five_hundred_initials_without_the_psk_get_no_answer() {
         let client = raw_client(&identity, a.peer().binding);
         dials.push(endpoint.connect_with(client, relay_address, "net").expect("an address"));
     }
-    let mut buffer = vec![0; 65_536];
-    let (mut forwarded, dialler): (usize, SocketAddr) = (0, endpoint.local_addr().expect("bound"));
-    while forwarded < 500 {
+    let (mut buffer, dialler): (_, SocketAddr) = (vec![0; 65_536], endpoint.local_addr().expect("bound"));
+    // Of packets under another key three quarters fall to their reserved bits, and the rest to their seal.
+    let mut forwarded = 0;
+    while forwarded < 500 || a.metrics().handshakes_failed < 50 {
         let (len, from) = timeout(DEADLINE, relay.recv_from(&mut buffer)).await.expect("dials come").expect("read");
         assert_eq!(from, dialler, "nothing is answered");
         relay.send_to(&buffer[..len], a.address()).await.expect("sent");
         forwarded += 1;
+        tokio::task::yield_now().await;
     }
     // The service is unharmed.
     let mut b = Node::start(2).await;
@@ -204,7 +207,6 @@ async fn five_hundred_initials_without_the_psk_get_no_answer() {
     while let Ok((_, from)) = relay.try_recv_from(&mut buffer) {
         assert_eq!(from, dialler, "nothing is answered");
     }
-    eventually("all were looked at", || a.metrics().handshakes_failed >= 500).await;
     assert_eq!(a.metrics().handshakes_retried, 0);
 }
 
