@@ -9,6 +9,7 @@ mod admission;
 mod context;
 mod header;
 mod keys;
+mod pair;
 mod prf;
 
 pub use admission::{Admission, AdvertId, OpenAdmission, Refusal};
@@ -20,4 +21,5 @@ pub use keys::{
     BINDING_LEN, BadSignature, KeyTextError, Mesh, MeshId, NodeId, NodeKeys, Psk, Seed, ShortId, StaticBinding,
     base32_decode, base32_encode,
 };
+pub use pair::Pair;
 pub use prf::prf;
