@@ -7,9 +7,12 @@
 
 mod admission;
 mod context;
+#[cfg(feature = "link")]
+pub mod crypto;
 mod header;
 mod keys;
 mod pair;
+mod peer;
 mod prf;
 
 pub use admission::{Admission, AdvertId, OpenAdmission, Refusal};
@@ -22,4 +25,5 @@ pub use keys::{
     base32_decode, base32_encode,
 };
 pub use pair::Pair;
+pub use peer::Peer;
 pub use prf::prf;

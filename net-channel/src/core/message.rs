@@ -11,8 +11,6 @@ pub const PROTOCOL: &str = "net/channel/1";
 pub const MESSAGE_LEN_MAX: usize = (2 << 20) + (64 << 10);
 /// The most bytes of batches that one [`Message::Batches`] holds before its last batch.
 pub const ANSWER_LEN_MAX: u32 = 1 << 20;
-/// The most ranges in one [`Message::Fetch`] or [`Message::Batches`].
-pub const RANGES_MAX: usize = 64;
 
 /// Where a subscription begins in one origin's events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,7 +126,8 @@ pub enum Message<'a> {
         #[serde(borrow)]
         grant: &'a [u8],
     },
-    /// Answers [`Message::Fetch`]: every batch of `range.from..covered` that there is, whole and in order.
+    /// Answers [`Message::Fetch`]: every batch with seqs of `range.from..covered` that this node can give, whole and in
+    /// order. What is covered and not among them was never published or cannot be had here.
     Batches {
         /// The id of the fetch.
         id: u64,
@@ -136,9 +135,6 @@ pub enum Message<'a> {
         pair: Pair,
         /// The answer says all about seqs from the asked `from` up to here, and nothing beyond.
         covered: u64,
-        /// Parts of the covered range that this node cannot give. (What is neither here nor among the batches was
-        /// never published.)
-        unavailable: Vec<SeqRange>,
         /// Frames, one after the other, as they were sent live.
         #[serde(borrow)]
         frames: &'a [u8],
@@ -177,10 +173,7 @@ impl<'a> Message<'a> {
             return Err(MessageError::TooLong(body.len()));
         }
         match postcard::take_from_bytes::<Self>(body) {
-            Ok((message, [])) => match &message {
-                Self::Batches { unavailable, .. } if unavailable.len() > RANGES_MAX => Err(MessageError::Malformed),
-                _ => Ok(message),
-            },
+            Ok((message, [])) => Ok(message),
             _ => Err(MessageError::Malformed),
         }
     }
@@ -211,13 +204,7 @@ mod tests {
             Message::Subscribe { id: 1, pair, start: Start::Live { ago_ms: 5 } },
             Message::Fetch { id: 2, pair, range: SeqRange { from: 3, to: u64::MAX } },
             Message::Grant { pair, grant: b"grant" },
-            Message::Batches {
-                id: 9,
-                pair,
-                covered: 7,
-                unavailable: vec![SeqRange { from: 1, to: 2 }],
-                frames: b"frames",
-            },
+            Message::Batches { id: 9, pair, covered: 7, frames: b"frames" },
         ] {
             let mut bytes = message.encode();
             assert_eq!(Message::decode(&bytes[4..]), Ok(message));

@@ -1,0 +1,6 @@
+//! Integration tests of net-transport, one module per theme.
+
+#[cfg(feature = "link")]
+mod handshake;
+#[cfg(feature = "link")]
+mod pair;
