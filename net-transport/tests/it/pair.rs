@@ -211,19 +211,25 @@ impl Pair {
         self.run_with(&mut |_, _| true);
     }
 
-    /// Carries datagrams, letting time pass when none is on its way, until both ends are silent for good or both are
-    /// connected and have nothing more to say.
+    /// Carries datagrams, letting time pass when none is on its way, until nothing moves and every connection is either
+    /// connected or lost.
     pub(crate) fn run_with(&mut self, tap: &mut Tap<'_>) {
-        for _ in 0..10_000 {
-            let moved = self.carry(tap);
-            let settled = self.ends().all(|end| end.connections.iter().all(|l| l.connected || l.lost.is_some()))
-                && !self.responder.connections.is_empty();
-            if moved {
+        self.run_until(tap, |pair| {
+            let settled = |end: &End| end.connections.iter().all(|link| link.connected || link.lost.is_some());
+            settled(&pair.initiator) && settled(&pair.responder)
+        });
+    }
+
+    /// Carries datagrams and lets time pass until nothing moves and the condition holds.
+    pub(crate) fn run_until(&mut self, tap: &mut Tap<'_>, mut done: impl FnMut(&Self) -> bool) {
+        for _ in 0..100_000 {
+            if self.carry(tap) {
                 continue;
             }
-            if settled || !self.pass_time() {
+            if done(self) {
                 return;
             }
+            assert!(self.pass_time(), "nothing moves, no timer runs, and the end is not reached");
         }
         panic!("the two ends never come to rest");
     }
@@ -259,13 +265,18 @@ impl Pair {
         let Some(next) = links.filter_map(|link| link.quic.poll_timeout()).min() else {
             return false;
         };
-        self.now = self.now.max(next);
+        self.advance(next.saturating_duration_since(self.now));
+        true
+    }
+
+    /// Lets this much time pass at once.
+    pub(crate) fn advance(&mut self, by: Duration) {
+        self.now += by;
         for link in self.initiator.connections.iter_mut().chain(&mut self.responder.connections) {
             if link.quic.poll_timeout().is_some_and(|at| at <= self.now) {
                 link.quic.handle_timeout(self.now);
             }
         }
-        true
     }
 
     /// Puts a datagram before an end as if it came from the other.
