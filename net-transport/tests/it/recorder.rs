@@ -164,6 +164,8 @@ struct Recorder {
     responder: NodeKeys,
     m1: Vec<u8>,
     m2: Vec<u8>,
+    /// What both ends exported with label and context "a" and "b".
+    exported: Vec<u8>,
 }
 
 /// What the Noise handshake leads to.
@@ -190,7 +192,10 @@ impl Recorder {
             pair.run();
         }
         assert!(pair.accepted().received.starts_with(SECRET_TEXT) && pair.dialled().received.starts_with(SECRET_TEXT));
+        let mut exported = vec![0; 100];
+        pair.dialled().quic.crypto_session().export_keying_material(&mut exported, b"a", b"b").unwrap();
         let mut recorder = Self {
+            exported,
             packets: packets(&pair.wire),
             psk: *psk(1).expose(),
             initiator: Node::new(1).keys,
@@ -345,6 +350,32 @@ fn static_secrets_stolen_later_open_nothing_behind_the_initials() {
         assert!(!m2);
         assert_eq!(recorder.read(&keys).0, 0);
     }
+}
+
+#[test]
+fn exported_secrets_come_from_the_split() {
+    let recorder = Recorder::of(false);
+    let e = recorder.initiator_ephemeral();
+    let keys = recorder.derive(&e.dh(&recorder.static_key()), &e.dh(&key(&recorder.m2[..32]))).0;
+    let exporter = blake3::derive_key("net link v1 exporter", &[keys.k1, keys.k2].concat());
+    let mut expected = vec![0; recorder.exported.len()];
+    let mut hasher = blake3::Hasher::new_keyed(&exporter);
+    hasher.update(&[&[1][..], b"a", &keys.hash, b"b"].concat()).finalize_xof().fill(&mut expected);
+    assert_eq!(recorder.exported, expected);
+}
+
+#[test]
+fn the_tag_of_a_retry_comes_from_the_gate() {
+    let mut pair = Pair::new(Node::new(1), Node { retry: true, ..Node::new(2) });
+    pair.dial();
+    pair.run();
+    let original_dcid = &pair.wire[0].1[6..6 + usize::from(pair.wire[0].1[5])];
+    let (_, retry) = pair.wire.iter().find(|(_, datagram)| datagram[0] & 0xb0 == 0xb0).expect("a Retry");
+    let (packet, tag) = retry.split_last_chunk::<16>().unwrap();
+    let static_key = *Node::new(2).keys.binding().noise_public();
+    let gate = blake3::derive_key("net link v1 gate", &[*psk(1).expose(), static_key].concat());
+    let expected = prf(&gate, "retry", &[&version(1).to_be_bytes(), &[16], original_dcid, packet]);
+    assert_eq!(tag[..], expected[..16]);
 }
 
 #[test]
