@@ -18,7 +18,7 @@ use crate::bus::producer::{Producer, lock};
 use crate::bus::streams;
 use crate::bus::subscription::Queue;
 use crate::core::{Action, Counters, From, Known, Message, Source, SubId, Subscriptions};
-use crate::{Advert, FloorFile, Pattern};
+use crate::{Advert, FloorFile, Pattern, VerifiedAdvert};
 
 /// What the hub, the handles and the streams share.
 pub(crate) struct Inner {
@@ -147,9 +147,9 @@ impl Hub {
     fn handle_event(&mut self, event: Event) {
         match event {
             Event::Advert { bytes, .. } => {
-                // It was verified when it was admitted.
-                let Ok(advert) = Advert::decode(&bytes) else { return };
-                self.handle_advert(advert);
+                if let Ok(advert) = Advert::verify(&bytes, &self.inner.endpoint.mesh()) {
+                    self.handle_advert(&advert);
+                }
             }
             Event::AdvertsGone { node } => {
                 let gone: Vec<Pair> = self
@@ -172,9 +172,11 @@ impl Hub {
         }
     }
 
-    pub(crate) fn handle_advert(&mut self, advert: Advert) {
-        let pair = advert.pair(&self.inner.endpoint.mesh());
-        let known = Known { name: advert.name, node: advert.node, entity: advert.entity, class: advert.class };
+    fn handle_advert(&mut self, verified: &VerifiedAdvert) {
+        let advert = verified.advert();
+        let pair = Pair { channel: verified.channel().0, origin: *advert.origin.as_bytes() };
+        let known =
+            Known { name: advert.name.clone(), node: advert.node, entity: advert.entity, class: advert.class };
         self.subscriptions.handle_advert(now(), pair, (!advert.closed).then_some(known));
     }
 

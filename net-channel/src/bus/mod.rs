@@ -30,8 +30,10 @@ use crate::bus::given::Given;
 use crate::bus::hub::{Command, Hub, HubInputs, Inner, Reports};
 use crate::bus::producer::{Making, Producer, lock};
 use crate::core::{Counters, From, Known, Limits, PROTOCOL, Publisher, Source, SubId, Subscriptions};
-use crate::batch::{PushError, SealError};
-use crate::{Advert, ChannelName, Class, FloorError, FloorFile, NameError, Pattern, SenderKey, first_seq};
+use crate::{
+    Advert, ChannelName, Class, FloorError, FloorFile, NameError, Pattern, PushError, SealError, SenderKey,
+    SeqsExhausted, first_seq,
+};
 
 /// How a bus runs.
 #[non_exhaustive]
@@ -85,16 +87,22 @@ pub enum StartError {
 /// Why a channel was not opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum OpenError {
+pub enum OpenChannelError {
     /// The name is not one.
     #[error(transparent)]
     Name(#[from] NameError),
     /// The file that keeps seqs from being reused cannot be written.
     #[error(transparent)]
     Floor(#[from] FloorError),
+    /// No seqs are left for this origin.
+    #[error(transparent)]
+    Exhausted(#[from] SeqsExhausted),
     /// The origin's key cannot sign.
     #[error(transparent)]
     Sign(#[from] SignError),
+    /// The origin's key signs what it cannot verify.
+    #[error("the signer does not sign with the key that it names")]
+    Key,
     /// The node was closed.
     #[error("the node is closed")]
     Closed,
@@ -104,16 +112,17 @@ pub enum OpenError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PublishError {
-    /// Payload, key and headers together are too large, or the key or the headers are.
-    #[error("{what} of {len} bytes, the limit is {limit}: publish larger things in parts")]
+    /// Payload, key and headers together are too large.
+    #[error("an event of {len} bytes, the limit is {limit}: publish larger things in parts")]
     TooLarge {
-        /// What is too large: the event, its key, its headers.
-        what: &'static str,
         /// Bytes it has.
         len: usize,
         /// Bytes it may have.
         limit: usize,
     },
+    /// Its key or its headers are not as they must be.
+    #[error(transparent)]
+    Refused(PushError),
     /// The queue is full.
     #[error("the queue of this channel is full ({limit} bytes): await `publish`, or try again later")]
     QueueFull {
@@ -137,8 +146,8 @@ impl PublishError {
 impl std::convert::From<PushError> for PublishError {
     fn from(error: PushError) -> Self {
         match error {
-            PushError::TooLarge { what, len, limit } => Self::TooLarge { what, len, limit },
-            error => Self::Seal(error.to_string()),
+            PushError::TooLarge { len, limit } => Self::TooLarge { len, limit },
+            error => Self::Refused(error),
         }
     }
 }
@@ -300,7 +309,7 @@ impl Bus {
         Ok(Subscription { id, bus: self.clone(), queue, taken: Default::default(), current: None, positions })
     }
 
-    pub(crate) async fn open_producer(&self, name: &str, options: ChannelOptions) -> Result<Arc<Producer>, OpenError> {
+    pub(crate) async fn open_producer(&self, name: &str, options: ChannelOptions) -> Result<Arc<Producer>, OpenChannelError> {
         let inner = &self.inner;
         if inner.cancel.is_cancelled() {
             return Err(OpenError::Closed);
@@ -337,14 +346,14 @@ impl Bus {
     }
 
     /// The first seq of a new incarnation; the floor is on disk when this returns.
-    fn begin_incarnation(&self) -> Result<u64, OpenError> {
+    fn begin_incarnation(&self) -> Result<u64, OpenChannelError> {
         let mut floor = lock(&self.inner.floor);
         let unix_ns = self.inner.environment.unix_ns();
-        let Some(file) = floor.as_mut() else { return Ok(first_seq(unix_ns, 0, 0)) };
-        Ok(file.begin(unix_ns)?)
+        let Some(file) = floor.as_mut() else { return Ok(first_seq(unix_ns, 0, 0)?) };
+        Ok(file.begin(unix_ns, 0)?)
     }
 
-    fn advert(&self, producer: &Producer, options: ChannelOptions, closed: bool) -> Result<([u8; 32], Vec<u8>), OpenError> {
+    fn advert(&self, producer: &Producer, options: ChannelOptions, closed: bool) -> Result<([u8; 32], Vec<u8>), OpenChannelError> {
         let inner = &self.inner;
         let mesh = inner.endpoint.mesh();
         let advert = Advert {
@@ -358,7 +367,9 @@ impl Bus {
             seq: inner.environment.unix_ms(),
             closed,
         };
-        Ok((advert.id(&mesh).key, advert.sign(&mesh, &*inner.signer)?))
+        let bytes = advert.sign(&mesh, &*inner.signer)?;
+        let verified = Advert::verify(&bytes, &mesh).map_err(|_| OpenChannelError::Key)?;
+        Ok((verified.advert_id().key, bytes))
     }
 
     pub(crate) async fn close_producer(&self, producer: &Arc<Producer>) {
