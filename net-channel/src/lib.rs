@@ -30,7 +30,8 @@ pub use batch::{
 #[cfg(feature = "node")]
 pub use bus::{
     Ack, Bus, BusConfig, Channel, ChannelBuilder, ChannelInfo, Delivered, Environment, OpenChannelError, OpenGate,
-    Publish, PublishError, Receipt, StartError, SubscribeBuilder, SubscribeError, Subscription,
+    Publish, PublishError, PublishValueError, Receipt, StartError, SubscribeBuilder, SubscribeError, Subscription,
+    TypedChannel, TypedItem, TypedSubscription,
 };
 #[cfg(feature = "json")]
 pub use codec::Json;

@@ -9,6 +9,7 @@ mod producer;
 mod receipt;
 mod streams;
 mod subscription;
+mod typed;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -24,6 +25,7 @@ pub use environment::Environment;
 pub use gate::OpenGate;
 pub use receipt::{Ack, Receipt};
 pub use subscription::{SubscribeBuilder, SubscribeError, Subscription};
+pub use typed::{PublishValueError, TypedChannel, TypedItem, TypedSubscription};
 
 use crate::bus::channel::ChannelOptions;
 use crate::bus::given::Given;
