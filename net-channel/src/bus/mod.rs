@@ -14,6 +14,7 @@ mod typed;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
+use bytes::Bytes;
 use net_identity::{EntityId, SignError, Signer};
 use net_transport::{Endpoint, Inbox, NodeId, Pair};
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -314,7 +315,7 @@ impl Bus {
     pub(crate) async fn open_producer(&self, name: &str, options: ChannelOptions) -> Result<Arc<Producer>, OpenChannelError> {
         let inner = &self.inner;
         if inner.cancel.is_cancelled() {
-            return Err(OpenError::Closed);
+            return Err(OpenChannelError::Closed);
         }
         let name = ChannelName::open(name, &inner.endpoint.id())?;
         let mesh = inner.endpoint.mesh();
@@ -338,13 +339,23 @@ impl Bus {
             priority: options.priority,
             queue_bytes_max: options.queue_bytes_max,
         }));
-        let advert = self.advert(&producer, options, false)?;
+        let (key, advert) = self.advert(&producer, options, false)?;
         producers.insert(pair, producer.clone());
         drop(producers);
         inner.endpoint.serve(pair);
-        inner.endpoint.advertise(advert.0, advert.1.into());
+        self.tell(key, advert).await;
         inner.tasks.spawn(producer.clone().run(inner.endpoint.clone(), inner.given.clone()));
         Ok(producer)
+    }
+
+    /// Tells the mesh, and the subscriptions of this node, what its producers do.
+    async fn tell(&self, key: [u8; 32], advert: Vec<u8>) {
+        let advert = Bytes::from(advert);
+        if let Err(error) = self.inner.endpoint.advertise(key, advert.clone()) {
+            tracing::warn!(%error, "a channel is not advertised");
+        }
+        // The hub is gone when the node was closed; then nobody here subscribes.
+        let _ = self.inner.commands.send(Command::Advert(advert)).await;
     }
 
     /// The first seq of a new incarnation; the floor is on disk when this returns.
@@ -366,7 +377,7 @@ impl Bus {
             origin: producer.origin,
             entity: self.entity,
             node: inner.endpoint.id(),
-            seq: inner.environment.unix_ms(),
+            seq: producer.next_advert_seq(inner.environment.unix_ms()),
             closed,
         };
         let bytes = advert.sign(&mesh, &*inner.signer)?;
@@ -377,6 +388,10 @@ impl Bus {
     pub(crate) async fn close_producer(&self, producer: &Arc<Producer>) {
         producer.close();
         producer.flush().await;
+        match self.advert(producer, ChannelOptions::default(), true) {
+            Ok((key, advert)) => self.tell(key, advert).await,
+            Err(error) => tracing::warn!(%error, "the end of a channel is not advertised"),
+        }
     }
 }
 

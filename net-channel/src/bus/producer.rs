@@ -2,6 +2,7 @@
 //! seals whatever has gathered and hands it to the links.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -40,6 +41,7 @@ pub(crate) struct Producer {
     wake: Notify,
     room: Notify,
     idle: Notify,
+    advert_seq: AtomicU64,
 }
 
 #[derive(Default)]
@@ -100,6 +102,7 @@ impl Producer {
             wake: Notify::new(),
             room: Notify::new(),
             idle: Notify::new(),
+            advert_seq: AtomicU64::new(0),
         }
     }
 
@@ -174,6 +177,12 @@ impl Producer {
         }
     }
 
+    /// The version of this producer's next advert: the wall clock, and more than the one before.
+    pub(crate) fn next_advert_seq(&self, unix_ms: u64) -> u64 {
+        let before = self.advert_seq.fetch_max(unix_ms, Ordering::Relaxed);
+        if before < unix_ms { unix_ms } else { self.advert_seq.fetch_add(1, Ordering::Relaxed) + 1 }
+    }
+
     /// Takes no more events; what is queued is still sealed and sent.
     pub(crate) fn close(&self) {
         let mut staging = self.staging();
@@ -232,7 +241,7 @@ impl Producer {
         }
     }
 
-    fn seal(&self, open: Open, chain: &mut Chain, given: &Given) -> Result<(u64, Bytes), PublishError> {
+    fn seal(&self, mut open: Open, chain: &mut Chain, given: &Given) -> Result<(u64, Bytes), PublishError> {
         let unix_ms = self.environment.unix_ms();
         let mut causes = given.parents(&self.pair.channel, &self.origin);
         let cut = causes.len() + open.after.len() > PARENTS_MAX;
@@ -249,7 +258,6 @@ impl Producer {
                 None => parents.push(after),
             }
         }
-        let mut open = open;
         let events = open.builder.events();
         let now = Instant::now().into_std();
         let mut publisher = lock(&self.publisher);
