@@ -524,7 +524,7 @@ impl Subscriptions {
                 pair,
             });
             self.actions.push_back(Action::Join { pair, node: known.node });
-            self.by_prefix.entry(pair.prefixes()).or_default().push(pair);
+            self.by_prefix.entry(pair.prefix()).or_default().push(pair);
             self.feeds.insert(pair, Feed::new(source, known.node));
         }
         let state = self.subs.get_mut(&sub).expect("the caller looked it up");
@@ -551,10 +551,10 @@ impl Subscriptions {
         if let Some(due) = feed.due {
             self.timers.remove(&(due, *pair));
         }
-        if let Some(pairs) = self.by_prefix.get_mut(&pair.prefixes()) {
+        if let Some(pairs) = self.by_prefix.get_mut(&pair.prefix()) {
             pairs.retain(|p| p != pair);
             if pairs.is_empty() {
-                self.by_prefix.remove(&pair.prefixes());
+                self.by_prefix.remove(&pair.prefix());
             }
         }
         self.actions.push_back(Action::Unjoin { pair: *pair });

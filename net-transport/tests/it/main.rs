@@ -4,3 +4,4 @@
 mod handshake;
 #[cfg(feature = "link")]
 mod pair;
+mod ticket;
