@@ -20,8 +20,14 @@ use rustls::{RootCertStore, version};
 
 use crate::Kind;
 
-/// Bytes in flight on the stream and on the connection: 1 to 4 MiB are the best on short paths.
-const WINDOW: u32 = 2 << 20;
+// As an endpoint of net-transport has them.
+
+/// Bytes that a stream may have in flight.
+const STREAM_WINDOW: u32 = 1 << 20;
+/// Bytes that a connection may have in flight.
+const CONNECTION_WINDOW: u32 = 4 << 20;
+/// Bytes that the sender keeps until they are acknowledged.
+const SEND_WINDOW: u64 = 8 << 20;
 /// Bytes of each socket buffer that are asked for.
 const SOCKET_BUFFER: usize = 4 << 20;
 /// The psk generation of the benchmark's mesh.
@@ -33,7 +39,7 @@ const NAME: &str = "receiver";
 
 /// An endpoint that accepts, and what a sender needs to know of it in text.
 pub(crate) fn receiver(kind: Kind, mtu: u16) -> Result<(Endpoint, String)> {
-    let (server, endpoint, proof) = match kind {
+    let (mut server, mut endpoint, proof) = match kind {
         Kind::Ours => {
             let identity = identity(RECEIVER);
             let admission = Arc::new(OpenAdmission);
@@ -54,7 +60,8 @@ pub(crate) fn receiver(kind: Kind, mtu: u16) -> Result<(Endpoint, String)> {
             (server, EndpointConfig::default(), BASE64.encode(made.cert.der()))
         }
     };
-    let mut server = server;
+    // Without this the other end would not be told that larger datagrams are welcome, and the MTU would stay small.
+    endpoint.max_udp_payload_size(mtu)?;
     server.transport_config(transport(mtu));
     let endpoint = Endpoint::new(endpoint, Some(server), socket()?, Arc::new(TokioRuntime))?;
     Ok((endpoint, proof))
@@ -63,7 +70,7 @@ pub(crate) fn receiver(kind: Kind, mtu: u16) -> Result<(Endpoint, String)> {
 /// An endpoint that dials the receiver that `proof` speaks of, and the name to dial it by.
 pub(crate) fn sender(kind: Kind, mtu: u16, proof: &str) -> Result<(Endpoint, &'static str)> {
     let proof = BASE64.decode(proof.as_bytes()).context("read the receiver's proof")?;
-    let (mut client, config) = match kind {
+    let (mut client, mut config) = match kind {
         Kind::Ours => {
             let identity = identity(SENDER);
             let remote = net_transport::StaticBinding::parse(&proof)?;
@@ -82,6 +89,7 @@ pub(crate) fn sender(kind: Kind, mtu: u16, proof: &str) -> Result<(Endpoint, &'s
             (ClientConfig::new(Arc::new(crypto)), EndpointConfig::default())
         }
     };
+    config.max_udp_payload_size(mtu)?;
     client.transport_config(transport(mtu));
     let mut endpoint = Endpoint::new(config, None, socket()?, Arc::new(TokioRuntime))?;
     endpoint.set_default_client_config(client);
@@ -93,12 +101,13 @@ fn transport(mtu: u16) -> Arc<TransportConfig> {
     discovery.upper_bound(mtu);
     let mut transport = TransportConfig::default();
     transport
-        .stream_receive_window(VarInt::from_u32(WINDOW))
-        .receive_window(VarInt::from_u32(WINDOW))
-        .send_window(u64::from(WINDOW))
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
+        .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
+        .send_window(SEND_WINDOW)
         .mtu_discovery_config(Some(discovery))
         .max_idle_timeout(Some(VarInt::from_u32(10_000).into()))
-        .keep_alive_interval(Some(Duration::from_secs(2)));
+        .keep_alive_interval(Some(Duration::from_secs(3)))
+        .allow_spin(false);
     Arc::new(transport)
 }
 

@@ -25,7 +25,7 @@ struct Args {
     #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
     mib: u64,
     /// The largest datagram that either may find, in bytes.
-    #[arg(long, default_value_t = 1452, value_parser = clap::value_parser!(u16).range(1200..=6500))]
+    #[arg(long, default_value_t = 6500, value_parser = clap::value_parser!(u16).range(1200..=6500))]
     mtu: u16,
     /// Every run, as JSON.
     #[arg(long)]
@@ -197,6 +197,12 @@ async fn send(kind: Kind, args: &Args) -> Result<()> {
     stream.finish()?;
     // The receiver closes when it has counted.
     connection.closed().await;
+    // What was found says whether the comparison is the one that was asked for.
+    eprintln!(
+        "{kind:?}: MTU {}, {} packets lost",
+        connection.stats().path.current_mtu,
+        connection.stats().path.lost_packets
+    );
     endpoint.wait_idle().await;
     Ok(())
 }
