@@ -13,7 +13,7 @@ use crate::{ChannelHash, KeyGrant, SenderKey};
 /// The most nodes that one producer serves.
 pub const SUBSCRIBERS_MAX: usize = 4_096;
 /// The most subscriptions of one node to one producer.
-pub const SUBSCRIPTIONS_PER_NODE_MAX: usize = 1_024;
+const SUBSCRIPTIONS_PER_NODE_MAX: usize = 1_024;
 /// Sender keys are replaced when they are this old.
 pub const KEY_AGE_MAX: Duration = Duration::from_secs(3600);
 /// How long a grant is good for, in seconds: longer than its key is used for sealing.
@@ -54,9 +54,6 @@ impl Subscriber {
     }
 }
 
-/// Why a producer could not answer: its own key failed it.
-pub type Answer<'a> = Result<Vec<Vec<u8>>, SignError>;
-
 impl Publisher {
     /// A producer that starts an incarnation at this seq with this sender key.
     #[must_use]
@@ -75,6 +72,12 @@ impl Publisher {
     #[must_use]
     pub fn next(&self) -> u64 {
         self.next
+    }
+
+    /// First seq of this incarnation.
+    #[must_use]
+    pub fn incarnation(&self) -> u64 {
+        self.incarnation
     }
 
     /// The key that seals now.
@@ -155,7 +158,7 @@ impl Publisher {
         now: Instant,
         unix_secs: u64,
         signer: &dyn Signer,
-    ) -> Answer<'static> {
+    ) -> Result<Vec<Vec<u8>>, SignError> {
         match *message {
             Message::Subscribe { id, start, .. } => self.subscribe(from, id, start, now, unix_secs, signer),
             Message::Unsubscribe { id, .. } => {
@@ -189,7 +192,7 @@ impl Publisher {
         now: Instant,
         unix_secs: u64,
         signer: &dyn Signer,
-    ) -> Answer<'static> {
+    ) -> Result<Vec<Vec<u8>>, SignError> {
         let known = self.subscribers.get(&from);
         if known.is_none() && self.subscribers.len() >= SUBSCRIBERS_MAX
             || known.is_some_and(|s| s.subscriptions.len() >= SUBSCRIPTIONS_PER_NODE_MAX)
@@ -216,7 +219,7 @@ impl Publisher {
 
     fn grant(&self, node: &NodeId, key: &Key, unix_secs: u64, signer: &dyn Signer) -> Result<Vec<u8>, SignError> {
         let grant = KeyGrant {
-            channel: ChannelHash::from_bytes(self.pair.channel),
+            channel: ChannelHash(self.pair.channel),
             origin: signer.id(),
             first_seq: key.first_seq,
             sender_key: key.key.clone(),

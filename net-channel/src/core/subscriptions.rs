@@ -14,8 +14,9 @@ use net_transport::{Header, MeshId, NodeId, Pair, ShortId};
 
 use crate::core::item::{Equivocation, Gap, Item, Restart, Source};
 use crate::core::message::{Message, SeqRange, Start};
-use crate::core::{Cursor, OpenedBatch, OpeningError, Sealed};
-use crate::{ChannelHash, ChannelName, Class, KeyGrant, Pattern, SenderKey};
+use crate::batch::{OpenedBatch, Sealed, Verified};
+use crate::core::Cursor;
+use crate::{ChannelHash, ChannelName, Class, KeyGrant, KeyId, Pattern, SenderKey};
 
 /// Names a subscription of this node.
 pub type SubId = u64;
@@ -212,10 +213,13 @@ struct Feed {
     source: Arc<Source>,
     node: NodeId,
     joined: bool,
+    join_sent_at: Instant,
+    /// How long the join took: a round trip to the origin's node.
+    round_trip: Duration,
     join_again_at: Option<Instant>,
-    keys: BTreeMap<[u8; 4], SenderKey>,
+    keys: BTreeMap<KeyId, SenderKey>,
     /// Verified batches whose key has not come yet.
-    keyless: VecDeque<(Instant, BytesMut)>,
+    keyless: VecDeque<(Instant, Verified)>,
     keyless_bytes: usize,
     tracks: BTreeMap<SubId, Track>,
     full: bool,
@@ -362,6 +366,7 @@ impl Subscriptions {
         {
             feed.node = known.node;
             feed.joined = false;
+            feed.join_sent_at = now;
             self.actions.push_back(Action::Unjoin { pair });
             self.actions.push_back(Action::Join { pair, node: known.node });
             self.idle_tracks(pair);
@@ -377,6 +382,9 @@ impl Subscriptions {
     /// The live frames of a pair flow from now on.
     pub fn handle_joined(&mut self, now: Instant, pair: Pair) {
         let Some(feed) = self.feeds.get_mut(&pair) else { return };
+        if !feed.joined {
+            feed.round_trip = now.saturating_duration_since(feed.join_sent_at);
+        }
         feed.joined = true;
         feed.join_again_at = None;
         let subs: Vec<SubId> = feed.tracks.keys().copied().collect();
@@ -436,12 +444,18 @@ impl Subscriptions {
             }
         };
         // Two pairs with the same hints are told apart by the signature.
-        let Some(pair) = pairs.into_iter().find(|pair| self.verify(pair, &sealed)) else {
-            self.counters.unverified += 1;
-            return;
-        };
-        self.open(now, pair, sealed, None);
-        self.schedule(pair);
+        let mut sealed = sealed;
+        for pair in pairs {
+            match self.verify(&pair, sealed) {
+                Ok(verified) => {
+                    self.open(now, pair, verified, None);
+                    self.schedule(pair);
+                    return;
+                }
+                Err(refused) => sealed = refused,
+            }
+        }
+        self.counters.unverified += 1;
     }
 
     /// A message of another node's publisher.
@@ -525,7 +539,7 @@ impl Subscriptions {
             });
             self.actions.push_back(Action::Join { pair, node: known.node });
             self.by_prefix.entry(pair.prefix()).or_default().push(pair);
-            self.feeds.insert(pair, Feed::new(source, known.node));
+            self.feeds.insert(pair, Feed::new(now, source, known.node));
         }
         let state = self.subs.get_mut(&sub).expect("the caller looked it up");
         if !state.pairs.insert(pair) {
@@ -569,8 +583,10 @@ impl Subscriptions {
         let track = feed.tracks.get_mut(&sub).expect("the caller looked it up");
         let start = match track.start {
             Some(Start::Live { .. }) => {
-                let ago = now.saturating_duration_since(since).as_millis();
-                Start::Live { ago_ms: u64::try_from(ago).unwrap_or(u64::MAX) }
+                // The message itself travels too: without the round trip, what is published while it is under way
+                // would count as published before.
+                let ago = now.saturating_duration_since(since) + feed.round_trip;
+                Start::Live { ago_ms: u64::try_from(ago.as_millis()).unwrap_or(u64::MAX).saturating_add(1) }
             }
             Some(start) => start,
             None => Start::Seq(track.next),
@@ -629,7 +645,7 @@ impl Subscriptions {
             self.counters.unexpected += 1;
             return;
         };
-        let channel = ChannelHash::from_bytes(pair.channel);
+        let channel = ChannelHash(pair.channel);
         let Ok(grant) = KeyGrant::verify(bytes, &self.me, &channel, &EntityId::from_bytes(pair.origin)) else {
             self.counters.grants_refused += 1;
             return;
@@ -642,12 +658,8 @@ impl Subscriptions {
         feed.keys.insert(grant.sender_key.key_id(), grant.sender_key);
         let waiting = std::mem::take(&mut feed.keyless);
         feed.keyless_bytes = 0;
-        for (_, frame) in waiting {
-            if let Ok(sealed) = Sealed::parse(frame)
-                && self.verify(&pair, &sealed)
-            {
-                self.open(now, pair, sealed, None);
-            }
+        for (_, verified) in waiting {
+            self.open(now, pair, verified, None);
         }
         self.schedule(pair);
     }
@@ -675,10 +687,9 @@ impl Subscriptions {
                 self.counters.malformed += 1;
                 continue;
             };
-            if self.verify(&pair, &sealed) {
-                self.open(now, pair, sealed, Some(sub));
-            } else {
-                self.counters.unverified += 1;
+            match self.verify(&pair, sealed) {
+                Ok(verified) => self.open(now, pair, verified, Some(sub)),
+                Err(_) => self.counters.unverified += 1,
             }
         }
         let track = self.track(&pair, sub);
@@ -688,35 +699,30 @@ impl Subscriptions {
         self.schedule(pair);
     }
 
-    fn verify(&self, pair: &Pair, sealed: &Sealed) -> bool {
-        let channel = ChannelHash::from_bytes(pair.channel);
-        sealed.verify(&self.mesh, &channel, &EntityId::from_bytes(pair.origin)).is_ok()
+    fn verify(&self, pair: &Pair, sealed: Sealed) -> Result<Verified, Sealed> {
+        let (channel, origin) = (ChannelHash(pair.channel), EntityId::from_bytes(pair.origin));
+        sealed.verify(&self.mesh, &channel, &origin).map_err(|(sealed, _)| sealed)
     }
 
     /// Opens a verified batch and offers it to one track or to all.
-    fn open(&mut self, now: Instant, pair: Pair, sealed: Sealed, only: Option<SubId>) {
+    fn open(&mut self, now: Instant, pair: Pair, verified: Verified, only: Option<SubId>) {
         let limits = &self.limits;
         let feed = self.feeds.get_mut(&pair).expect("the caller looked it up");
-        let Some(key) = feed.keys.get(&sealed.key_id()) else {
-            let frame = sealed.into_frame();
-            if feed.keyless.len() < limits.held_batches_max
-                && feed.keyless_bytes + frame.len() <= limits.held_bytes_max
-            {
-                feed.keyless_bytes += frame.len();
-                feed.keyless.push_back((now, frame));
+        let Some(key) = feed.keys.get(&verified.sealed().key_id()) else {
+            let len = verified.sealed().frame().len();
+            if feed.keyless.len() < limits.held_batches_max && feed.keyless_bytes + len <= limits.held_bytes_max {
+                feed.keyless_bytes += len;
+                feed.keyless.push_back((now, verified));
             } else {
                 self.counters.overflowed += 1;
             }
             return;
         };
-        let channel = ChannelHash::from_bytes(pair.channel);
-        let batch = match sealed.open(&channel, key) {
-            Ok(batch) => Arc::new(batch),
-            Err(OpeningError { .. }) => {
-                self.counters.unopened += 1;
-                return;
-            }
+        let Ok(batch) = verified.open(key) else {
+            self.counters.unopened += 1;
+            return;
         };
+        let batch = Arc::new(batch);
         let subs: Vec<SubId> = match only {
             Some(sub) => vec![sub],
             None => feed.tracks.keys().copied().collect(),
@@ -792,6 +798,7 @@ impl Subscriptions {
         let feed = self.feeds.get_mut(&pair).expect("the caller looked it up");
         if feed.join_again_at.is_some_and(|at| at <= now) {
             feed.join_again_at = None;
+            feed.join_sent_at = now;
             self.actions.push_back(Action::Join { pair, node: feed.node });
         }
         if feed.report_at.is_some_and(|at| at <= now) {
@@ -845,11 +852,13 @@ impl Subscriptions {
 }
 
 impl Feed {
-    fn new(source: Arc<Source>, node: NodeId) -> Self {
+    fn new(now: Instant, source: Arc<Source>, node: NodeId) -> Self {
         Self {
             source,
             node,
             joined: false,
+            join_sent_at: now,
+            round_trip: Duration::ZERO,
             join_again_at: None,
             keys: BTreeMap::new(),
             keyless: VecDeque::new(),
@@ -965,7 +974,7 @@ impl Track {
             let skip = if batch.seq() >= self.next { 0 } else { skip };
             self.next = batch.end();
             self.seen = true;
-            self.head = Some(*batch.hash());
+            self.head = Some(*batch.hash().as_bytes());
             self.incarnation = batch.incarnation();
             return Some(Delivery::Batch { source: source.clone(), batch, skip });
         }
