@@ -14,6 +14,8 @@ mod keys;
 mod pair;
 mod peer;
 mod prf;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod ticket;
 
 pub use admission::{Admission, AdvertId, OpenAdmission, Refusal};

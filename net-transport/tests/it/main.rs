@@ -12,6 +12,14 @@ mod noise;
 mod pair;
 #[cfg(feature = "link")]
 mod recorder;
+#[cfg(feature = "sim")]
+mod sim_links;
+#[cfg(feature = "sim")]
+mod sim_nat;
+#[cfg(feature = "sim")]
+mod sim_nodes;
+#[cfg(feature = "sim")]
+mod sim_quinn;
 #[cfg(feature = "link")]
 mod talk;
 mod ticket;
