@@ -154,6 +154,12 @@ impl SimNet {
         self.world().receive_buffer_bytes = bytes;
     }
 
+    /// Bytes on their way in the whole network at most; what comes on top is dropped as if a queue were full. 256 MiB
+    /// unless set.
+    pub fn set_in_flight_max(&self, bytes: usize) {
+        self.world().in_flight_bytes_max = bytes;
+    }
+
     /// Cuts the network: nodes reach each other only if they are on the same side. Those not named are one more side. It
     /// takes the place of the partition before; datagrams on their way across are lost unless it heals before they
     /// arrive.

@@ -43,3 +43,31 @@ impl SimRng {
         Duration::from_nanos(self.below(nanos.saturating_add(1)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The first outputs for seed 1234567 of the reference implementation.
+    #[test]
+    fn splitmix_gives_the_reference_output() {
+        let mut rng = SimRng::new(1_234_567);
+        let expected = [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423];
+        assert_eq!([(); 3].map(|()| rng.next_u64()), expected);
+    }
+
+    #[test]
+    fn choices_keep_their_bounds() {
+        let mut rng = SimRng::new(1);
+        for _ in 0..1_000 {
+            assert!(rng.below(7) < 7);
+            assert_eq!((rng.below(0), rng.below(1)), (0, 0));
+            assert!(rng.up_to(Duration::from_nanos(3)) <= Duration::from_nanos(3));
+            assert_eq!(rng.up_to(Duration::ZERO), Duration::ZERO);
+            rng.up_to(Duration::MAX);
+            assert!(rng.chance(1.0) && !rng.chance(0.0) && !rng.chance(f64::NAN));
+        }
+        let times = (0..10_000).filter(|_| rng.chance(0.3)).count();
+        assert!((2_700..=3_300).contains(&times), "{times}");
+    }
+}

@@ -88,6 +88,7 @@ pub(super) struct World {
     /// By arrival, then in the order of sending.
     in_flight: BTreeMap<(u64, u64), Datagram>,
     in_flight_bytes: usize,
+    pub(super) in_flight_bytes_max: usize,
     next_id: u64,
 }
 
@@ -108,6 +109,7 @@ impl World {
             nats: Nats::default(),
             in_flight: BTreeMap::new(),
             in_flight_bytes: 0,
+            in_flight_bytes_max: IN_FLIGHT_BYTES_MAX,
             next_id: 0,
         }
     }
@@ -203,7 +205,7 @@ impl World {
             return Fate::Dropped(Outcome::Partition);
         }
         // A copy counts as well, so there has to be room for two.
-        let is_full = self.in_flight_bytes.saturating_add(len.saturating_mul(2)) > IN_FLIGHT_BYTES_MAX;
+        let is_full = self.in_flight_bytes.saturating_add(len.saturating_mul(2)) > self.in_flight_bytes_max;
         if is_full || (self.links.len() >= LINKS_MAX && !self.links.contains_key(&ends)) {
             return Fate::Dropped(Outcome::Queue);
         }
@@ -341,8 +343,8 @@ pub(super) const RECEIVE_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 /// What a datagram takes of a receive buffer besides its bytes, so that empty ones fill it too.
 const DATAGRAM_OVERHEAD_BYTES: usize = 64;
 
-/// Bytes on their way in the whole network at most.
-const IN_FLIGHT_BYTES_MAX: usize = 512 * 1024 * 1024;
+/// Bytes on their way in the whole network at most, unless set otherwise.
+const IN_FLIGHT_BYTES_MAX: usize = 256 * 1024 * 1024;
 
-/// Pairs of nodes that have spoken at most.
-const LINKS_MAX: usize = 1 << 22;
+/// Pairs of nodes that have spoken at most: a thousand nodes, each with each other.
+const LINKS_MAX: usize = 1 << 20;

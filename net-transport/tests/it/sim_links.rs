@@ -1,10 +1,13 @@
 //! What links of a simulated network do to datagrams.
 
+use std::io::IoSliceMut;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use net_transport::sim::{self, Faults, LinkConfig, Outcome, SimNet, SimSocket};
+use quinn::AsyncUdpSocket as _;
+use quinn::udp::{EcnCodepoint, RecvMeta, Transmit};
 use tokio::time::{Instant, timeout};
 
 const MS: Duration = Duration::from_millis(1);
@@ -231,6 +234,44 @@ fn a_receive_buffer_that_is_full_drops_and_recovers() {
             assert_eq!(net.faults().dropped_buffer, 5 * (round + 1));
             assert_eq!(drain(&b).await.len(), 10);
         }
+    });
+}
+
+#[test]
+fn what_is_on_its_way_is_bounded() {
+    sim::run(1, |net| async move {
+        net.set_in_flight_max(10_000);
+        let (a, b) = pair(&net);
+        for _ in 0..20 {
+            a.send_to(&[0; 1_000], b.address()).unwrap();
+        }
+        // There has to be room for a copy, even if none is made.
+        assert_eq!(drain(&b).await.len(), 9);
+        assert_eq!(net.faults().dropped_queue, 11);
+        a.send_to(&[0; 1_000], b.address()).unwrap();
+        assert_eq!(drain(&b).await.len(), 1, "what has arrived makes room");
+    });
+}
+
+#[test]
+fn segments_are_datagrams_marks_pass_and_small_buffers_cut() {
+    sim::run(1, |net| async move {
+        let (a, b) = pair(&net);
+        let ecn = Some(EcnCodepoint::Ect0);
+        let contents: Vec<u8> = (0..25).collect();
+        let transmit =
+            Transmit { destination: b.address(), ecn, contents: &contents, segment_size: Some(10), src_ip: None };
+        a.try_send(&transmit).unwrap();
+        tokio::time::sleep(10 * MS).await;
+        let (mut first, mut second) = ([0; 7], [0; 20]);
+        let mut bufs = [IoSliceMut::new(&mut first), IoSliceMut::new(&mut second)];
+        let mut meta = [RecvMeta::default(); 2];
+        let count = std::future::poll_fn(|cx| b.poll_recv(cx, &mut bufs, &mut meta)).await.unwrap();
+        assert_eq!(count, 2);
+        assert_eq!(meta.map(|m| (m.addr, m.len, m.stride)), [(a.address(), 7, 7), (a.address(), 10, 10)]);
+        assert_eq!(meta.map(|m| (m.ecn, m.dst_ip)), [(ecn, Some(b.address().ip())); 2]);
+        assert_eq!((&first[..], &second[..10]), (&contents[..7], &contents[10..20]));
+        assert_eq!(b.recv_from().await.unwrap().0, contents[20..]);
     });
 }
 

@@ -286,3 +286,28 @@ fn a_link_moves_with_its_nat() {
         assert!(matches!(accepted.closed().await, quinn::ConnectionError::ApplicationClosed(_)));
     });
 }
+
+#[test]
+fn links_work_without_latency_and_over_ipv6() {
+    sim::run(1, |net| async move {
+        net.set_default(LinkConfig { latency: Duration::ZERO, ..LinkConfig::default() });
+        let (a, b) = (Node::start(&net, "[fd00::1]:1"), Node::start(&net, "[fd00::2]:1"));
+        let (dialled, accepted) = a.link(&b, b.address()).await;
+        transfer(&dialled, &accepted, 10_000_000).await;
+        assert!(net.elapsed() < 1_000 * MS, "{:?}", net.elapsed());
+    });
+}
+
+#[test]
+fn a_network_ends_with_its_last_handle() {
+    sim::run(1, |net| async move {
+        let (a, b) = (Node::start(&net, "10.0.0.1:1"), Node::start(&net, "10.0.0.2:1"));
+        let (dialled, accepted) = a.link(&b, b.address()).await;
+        let metrics = tokio::runtime::Handle::current().metrics();
+        assert!(metrics.num_alive_tasks() >= 5, "the network, two endpoints, two connections");
+        drop((a, b, dialled, accepted, net));
+        // Connections linger for three timeouts after they were closed.
+        tokio::time::sleep(60_000 * MS).await;
+        assert_eq!(metrics.num_alive_tasks(), 0);
+    });
+}
