@@ -34,16 +34,24 @@
 //!
 //! Everything that takes its time from tokio and its datagrams from [`SimNet::socket`]. A *node* is an IP address;
 //! [`SimNet::runtime_of`] and [`SimNet::spawn_on`] bind tasks to it, which are dropped when it crashes and not polled
-//! while it is paused. Tasks that these spawn by `tokio::spawn` are not bound.
+//! while it is paused. Tasks that these start by `tokio::spawn` are not bound: they see their sockets fail or fall
+//! silent, and that is all. A stack that shall crash and pause as a whole spawns by its `quinn::Runtime`.
 //!
 //! # What the same seed needs to give the same run
 //!
-//! - keys and connection ids from [`SimNet::entropy`], also `quinn::ClientConfig::initial_dst_cid_provider`, which is
-//!   random otherwise;
-//! - `quinn::EndpointConfig::rng_seed` from [`SimNet::derive`];
-//! - `quinn::ServerConfig::time_source` from [`SimNet::time_source`]: address tokens carry the time of day;
-//! - tokio's `select!` always `biased` and no `spawn_blocking`, threads, or `HashMap` whose order matters;
-//! - no clock but tokio's: no `std::time::Instant::now`, no `SystemTime::now`.
+//! | source of chance | what to do about it |
+//! |---|---|
+//! | ephemeral keys, connection ids | [`SimNet::entropy`], another label for each life of a node |
+//! | first connection id of a dial | `quinn::ClientConfig::initial_dst_cid_provider`, from the same |
+//! | quinn's own randomness | `quinn::EndpointConfig::rng_seed`, from [`SimNet::derive`] |
+//! | keys of resets and tokens | [`reset_key`](crate::crypto::reset_key), [`token_key`](crate::crypto::token_key), not quinn's defaults |
+//! | time of day in address tokens | `quinn::ServerConfig::time_source`, from [`SimNet::time_source`] |
+//! | other clocks | none: no `std::time::Instant::now`, no `SystemTime::now` |
+//! | `tokio::select!` | always `biased` |
+//! | `tokio::sync::watch` | one waiting receiver for each; several are woken in random order |
+//! | `tokio_stream::StreamMap` | not used: it begins anywhere |
+//! | order of a `HashMap` or `HashSet` | never looked at |
+//! | threads, `spawn_blocking` | none; while one runs the clock stands still |
 //!
 //! [`SimNet::trace_hash`] tells two runs apart, [`SimNet::trace_shape_hash`] leaves contents out, and with
 //! [`SimNet::keep_trace`] the first datagram that differs can be found.

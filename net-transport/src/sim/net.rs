@@ -118,7 +118,8 @@ impl SimNet {
         self.world().derive(label)
     }
 
-    /// Entropy for the keys of a node that only the seed and `label` decide.
+    /// Entropy for the keys of a node that only the seed and `label` decide. A node that was restarted takes another
+    /// label: the same one gives the same bytes again, and with them its old ephemeral keys.
     #[must_use]
     pub fn entropy(&self, label: &str) -> Entropy {
         Entropy::seeded(self.derive(label))

@@ -72,7 +72,14 @@ impl Node {
 
     /// Both ends of a new link.
     async fn link(&self, remote: &Self, at: SocketAddr) -> (Connection, Connection) {
-        let accepts = async { remote.endpoint.accept().await.unwrap().await.unwrap() };
+        let accepts = async {
+            loop {
+                // A corrupted first packet is somebody whom quinn reports and then refuses.
+                if let Ok(accepted) = remote.endpoint.accept().await.unwrap().await {
+                    return accepted;
+                }
+            }
+        };
         let (dialled, accepted) = tokio::join!(self.dial(remote, at), accepts);
         (dialled.unwrap(), accepted)
     }
