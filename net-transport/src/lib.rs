@@ -44,6 +44,8 @@ mod quic;
 mod socket;
 #[cfg(feature = "link")]
 mod sync;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod ticket;
 
 pub use admission::{Admission, AdvertId, OpenAdmission, Refusal};
