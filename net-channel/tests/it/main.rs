@@ -2,5 +2,7 @@
 
 #[cfg(feature = "node")]
 mod bus;
+#[cfg(feature = "node")]
+mod crash;
 mod sim_delivery;
 mod world;
