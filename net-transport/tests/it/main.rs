@@ -5,6 +5,16 @@ mod bad_messages;
 #[cfg(feature = "link")]
 mod handshake;
 #[cfg(feature = "link")]
+mod link_frames;
+#[cfg(feature = "link")]
+mod link_hostile;
+#[cfg(feature = "link")]
+mod link_kit;
+#[cfg(feature = "link")]
+mod link_neighbours;
+#[cfg(feature = "link")]
+mod link_streams;
+#[cfg(feature = "link")]
 mod noise;
 #[cfg(feature = "link")]
 mod pair;
