@@ -20,6 +20,8 @@ mod sim_nat;
 mod sim_nodes;
 #[cfg(feature = "sim")]
 mod sim_quinn;
+#[cfg(feature = "sim")]
+mod sim_weather;
 #[cfg(feature = "link")]
 mod talk;
 mod ticket;
