@@ -13,6 +13,8 @@ mod recorder;
 #[cfg(feature = "sim")]
 mod sim_links;
 #[cfg(feature = "sim")]
+mod sim_mesh;
+#[cfg(feature = "sim")]
 mod sim_nat;
 #[cfg(feature = "sim")]
 mod sim_nodes;
