@@ -1,5 +1,7 @@
 //! Integration tests of net-transport, one module per theme.
 
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "helpers of tests fail as tests do")]
+
 #[cfg(feature = "link")]
 mod bad_messages;
 #[cfg(feature = "link")]
