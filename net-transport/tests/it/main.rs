@@ -1,5 +1,7 @@
 //! Integration tests of net-transport, one module per theme.
 
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "helpers of tests fail as tests do")]
+
 #[cfg(feature = "link")]
 mod bad_messages;
 #[cfg(feature = "link")]
@@ -23,11 +25,15 @@ mod recorder;
 #[cfg(feature = "sim")]
 mod sim_links;
 #[cfg(feature = "sim")]
+mod sim_mesh;
+#[cfg(feature = "sim")]
 mod sim_nat;
 #[cfg(feature = "sim")]
 mod sim_nodes;
 #[cfg(feature = "sim")]
 mod sim_quinn;
+#[cfg(feature = "sim")]
+mod sim_weather;
 #[cfg(feature = "link")]
 mod talk;
 mod ticket;
