@@ -1,0 +1,4 @@
+//! The formats of this crate, driven from outside.
+
+mod batch;
+mod fixture;
