@@ -31,6 +31,9 @@ pub const PARENTS_MAX: usize = 255;
 /// Bytes of a seal without its parents.
 pub const SEAL_LEN: usize = 192;
 
+/// The most bytes of header, seal and parents.
+pub(crate) const HEAD_LEN_MAX: usize = layout::head_len(PARENTS_MAX);
+
 /// The hash of a batch: of its header (with ttl 0), the seal up to the signature, and the parents.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct BatchHash(pub [u8; 32]);

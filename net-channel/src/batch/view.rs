@@ -152,6 +152,10 @@ impl<'a> Head<'a> {
         Ok(())
     }
 
+    pub(crate) fn ttl(&self) -> u8 {
+        self.header.ttl()
+    }
+
     pub(super) fn hash(&self) -> BatchHash {
         batch_hash(self.header, self.seal, self.parents)
     }
