@@ -152,7 +152,8 @@ async fn strangers_get_no_answer_to_anything() {
                 1200
             }
             3 => {
-                datagram[..6].copy_from_slice(&[0xc0, 0x4e, 0x45, 0x54, datagram[7], 8]);
+                let generation = datagram[7];
+                datagram[..6].copy_from_slice(&[0xc0, 0x4e, 0x45, 0x54, generation, 8]);
                 1300
             }
             _ => {
