@@ -1,9 +1,7 @@
 //! One directory, one node, one process.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
-
-use rustix::fs::{FlockOperation, flock};
 
 use super::{StateDir, StateError};
 
@@ -26,15 +24,15 @@ impl StateLock {
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         let mut file = options.open(&path).map_err(failed("open"))?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        match file.try_lock() {
             Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => {
+            Err(TryLockError::WouldBlock) => {
                 // The holder may not have written its id yet.
                 let mut text = String::new();
                 let pid = file.by_ref().take(32).read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
                 return Err(StateError::Locked { path: dir.path, pid });
             }
-            Err(error) => return Err(failed("lock")(error.into())),
+            Err(TryLockError::Error(error)) => return Err(failed("lock")(error)),
         }
         file.set_len(0)
             .and_then(|()| file.rewind())
