@@ -14,6 +14,7 @@ mod keys;
 mod pair;
 mod peer;
 mod prf;
+mod ticket;
 
 pub use admission::{Admission, AdvertId, OpenAdmission, Refusal};
 pub use context::CONTEXTS;
@@ -27,3 +28,4 @@ pub use keys::{
 pub use pair::Pair;
 pub use peer::Peer;
 pub use prf::prf;
+pub use ticket::{TICKET_ADDRESSES_MAX, TICKET_PEERS_MAX, TICKET_TEXT_LEN_MAX, Ticket, TicketError};

@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::ShortId;
 
-/// One origin's frames in one channel, by full hash and full key.
+/// One origin's frames in one channel: the full channel hash and the origin's full public key.
 ///
-/// Headers name it by 8 bytes of each ([`Pair::prefixes`]), which are hints; decisions are made on the full pair.
+/// Frames carry only the first 8 bytes of each ([`Pair::prefix`]), which are hints; decisions are made on the pair.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Pair {
     /// The channel hash.
@@ -17,10 +17,14 @@ pub struct Pair {
     pub origin: [u8; 32],
 }
 
+/// What a frame says of its pair: the first 8 bytes of the channel hash, and the origin's short id.
+pub(crate) type Prefix = (u64, ShortId);
+
 impl Pair {
-    /// What a header shows of it: the first 8 bytes of the channel hash (little-endian), the short id of the origin.
+    /// What a frame's header says of this pair: the first 8 bytes of the channel hash (little-endian), and the short
+    /// id of the origin.
     #[must_use]
-    pub fn prefixes(&self) -> (u64, ShortId) {
+    pub fn prefix(&self) -> (u64, ShortId) {
         let first: [u8; 8] = std::array::from_fn(|i| self.channel[i]);
         (u64::from_le_bytes(first), ShortId::of(&self.origin))
     }

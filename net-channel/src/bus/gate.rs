@@ -45,7 +45,7 @@ impl Admission for OpenGate {
         if vouched.len() >= VOUCHED_MAX {
             return Err(Refusal("this node knows as many channels as it can"));
         }
-        vouched.insert(advert.pair(&self.mesh).prefixes());
+        vouched.insert(advert.pair(&self.mesh).prefix());
         Ok(advert.id(&self.mesh))
     }
 }

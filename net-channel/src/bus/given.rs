@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use net_identity::EntityId;
 
+use crate::batch::BatchHash;
 use crate::{Hlc, Parent};
 
 /// The newest event of each origin that the application has been given, by channel.
@@ -49,11 +50,11 @@ impl Given {
 
 impl Head {
     /// The application is given the first event of a batch that it had not begun.
-    pub(crate) fn begin(&self, seq: u64, hash: &[u8; 32], time: Hlc) {
+    pub(crate) fn begin(&self, seq: u64, hash: &BatchHash, time: Hlc) {
         let mut batch = self.batch.lock().unwrap_or_else(PoisonError::into_inner);
         // Two subscriptions may be at different places in the same events; the newest counts.
         if seq > self.seq.load(Ordering::Relaxed) {
-            *batch = HeadBatch { hash: std::array::from_fn(|i| hash[i]), time };
+            *batch = HeadBatch { hash: hash.short(), time };
             self.seq.store(seq, Ordering::Relaxed);
         }
     }

@@ -30,13 +30,10 @@ use crate::bus::given::Given;
 use crate::bus::hub::{Command, Hub, HubInputs, Inner, Reports};
 use crate::bus::producer::{Making, Producer, lock};
 use crate::core::{Counters, From, Known, Limits, PROTOCOL, Publisher, Source, SubId, Subscriptions};
-use crate::{
-    Advert, ChannelName, Class, FloorError, FloorFile, NameError, Pattern, PushError, SealError, SenderKey, first_seq,
-    floor_after,
-};
+use crate::batch::{PushError, SealError};
+use crate::{Advert, ChannelName, Class, FloorError, FloorFile, NameError, Pattern, SenderKey, first_seq};
 
 /// How a bus runs.
-#[derive(Debug)]
 #[non_exhaustive]
 pub struct BusConfig {
     /// The key that signs this node's batches; one process at one place holds it.
@@ -57,6 +54,12 @@ impl BusConfig {
     #[must_use]
     pub fn new(signer: Arc<dyn Signer>) -> Self {
         Self { signer, entity: None, floor: None, limits: Limits::default(), environment: Environment::default() }
+    }
+}
+
+impl std::fmt::Debug for BusConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BusConfig").field("origin", &self.signer.id()).field("floor", &self.floor).finish_non_exhaustive()
     }
 }
 
@@ -212,7 +215,7 @@ impl Bus {
 
     /// A subscription to every channel that matches: `bus.subscribe("quakes/*").await?`.
     pub fn subscribe(&self, pattern: &str) -> SubscribeBuilder {
-        SubscribeBuilder { bus: self.clone(), pattern: pattern.parse(), from: From::Live }
+        SubscribeBuilder { bus: self.clone(), pattern: Pattern::open(pattern, &self.inner.endpoint.id()), from: From::Live }
     }
 
     /// The producers that this node knows of, its own among them.
@@ -304,7 +307,7 @@ impl Bus {
         }
         let name = ChannelName::open(name, &inner.endpoint.id())?;
         let mesh = inner.endpoint.mesh();
-        let pair = Pair { channel: *name.hash(&mesh).as_bytes(), origin: *inner.signer.id().as_bytes() };
+        let pair = Pair { channel: name.hash(&mesh).0, origin: *inner.signer.id().as_bytes() };
         let mut producers = lock(&inner.producers);
         if let Some(producer) = producers.get(&pair) {
             return Ok(producer.clone());

@@ -16,7 +16,8 @@ use crate::bus::given::Given;
 use crate::bus::receipt::{Ack, BatchAck, Receipt};
 use crate::bus::PublishError;
 use crate::core::{Cached, Publisher, SeqRange};
-use crate::{BatchBuilder, ChannelHash, ChannelName, HlcClock, Parent, PushError, SealParams, SenderKey};
+use crate::batch::{BatchBuilder, PARENTS_MAX, PushError, SealParams};
+use crate::{ChannelHash, ChannelName, HlcClock, Parent, SenderKey};
 
 /// Everything of a producer that its handles, its task and the streams of its subscribers share.
 pub(crate) struct Producer {
@@ -263,7 +264,7 @@ impl Producer {
         let incarnation = publisher.incarnation();
         let sealed = open.builder.seal(&SealParams {
             mesh: &self.mesh,
-            channel: &ChannelHash::from_bytes(self.pair.channel),
+            channel: &ChannelHash(self.pair.channel),
             signer: &*self.signer,
             sender_key: publisher.key(),
             seq,
@@ -317,8 +318,6 @@ struct Chain {
     prev: [u8; 32],
     clock: HlcClock,
 }
-
-const PARENTS_MAX: usize = 255;
 
 impl Open {
     /// The index of the event and the bytes of the batch it added, or nothing if the batch has no room for it.

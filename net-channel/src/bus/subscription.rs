@@ -12,15 +12,16 @@ use futures_core::Stream;
 use crate::bus::Bus;
 use crate::bus::given::Head;
 use crate::bus::producer::lock;
-use crate::core::{Cursor, Delivery, From, Item, OpenedBatch, Source, SubId};
-use crate::{PatternError, Pattern};
+use crate::batch::OpenedBatch;
+use crate::core::{Cursor, Delivery, From, Item, Source, SubId};
+use crate::{Event, NameError, Pattern};
 
 /// How a subscription is made. Made by [`Bus::subscribe`]; awaiting it makes the subscription.
 #[derive(Debug)]
 #[must_use = "a builder does nothing until it is awaited"]
 pub struct SubscribeBuilder {
     pub(crate) bus: Bus,
-    pub(crate) pattern: Result<Pattern, PatternError>,
+    pub(crate) pattern: Result<Pattern, NameError>,
     pub(crate) from: From,
 }
 
@@ -50,7 +51,7 @@ impl IntoFuture for SubscribeBuilder {
 pub enum SubscribeError {
     /// The pattern is not one.
     #[error(transparent)]
-    Pattern(#[from] PatternError),
+    Pattern(#[from] NameError),
     /// The node was closed.
     #[error("the node is closed")]
     Closed,
@@ -193,10 +194,10 @@ impl Subscription {
         }
     }
 
-    fn next_of_batch(&mut self) -> Option<crate::Event> {
+    fn next_of_batch(&mut self) -> Option<Event> {
         let reading = self.current.as_mut()?;
         if reading.index < reading.batch.len() {
-            let event = reading.batch.event(reading.index, &reading.source);
+            let event = Event::from_batch(&reading.source.channel, reading.source.origin, reading.source.entity, &reading.batch, reading.index);
             reading.index += 1;
             reading.head.advance(event.seq);
             return Some(event);

@@ -77,6 +77,12 @@ impl Publisher {
         self.next
     }
 
+    /// First seq of this incarnation.
+    #[must_use]
+    pub fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
     /// The key that seals now.
     #[must_use]
     pub fn key(&self) -> &SenderKey {
@@ -216,7 +222,7 @@ impl Publisher {
 
     fn grant(&self, node: &NodeId, key: &Key, unix_secs: u64, signer: &dyn Signer) -> Result<Vec<u8>, SignError> {
         let grant = KeyGrant {
-            channel: ChannelHash::from_bytes(self.pair.channel),
+            channel: ChannelHash(self.pair.channel),
             origin: signer.id(),
             first_seq: key.first_seq,
             sender_key: key.key.clone(),

@@ -14,8 +14,9 @@ use net_transport::{Header, MeshId, NodeId, Pair, ShortId};
 
 use crate::core::item::{Equivocation, Gap, Item, Restart, Source};
 use crate::core::message::{Message, SeqRange, Start};
-use crate::core::{Cursor, OpenedBatch, OpeningError, Sealed};
-use crate::{ChannelHash, ChannelName, Class, KeyGrant, Pattern, SenderKey};
+use crate::batch::{OpenedBatch, Sealed, Verified};
+use crate::core::Cursor;
+use crate::{ChannelHash, ChannelName, Class, KeyGrant, KeyId, Pattern, SenderKey};
 
 /// Names a subscription of this node.
 pub type SubId = u64;
@@ -213,9 +214,9 @@ struct Feed {
     node: NodeId,
     joined: bool,
     join_again_at: Option<Instant>,
-    keys: BTreeMap<[u8; 4], SenderKey>,
+    keys: BTreeMap<KeyId, SenderKey>,
     /// Verified batches whose key has not come yet.
-    keyless: VecDeque<(Instant, BytesMut)>,
+    keyless: VecDeque<(Instant, Verified)>,
     keyless_bytes: usize,
     tracks: BTreeMap<SubId, Track>,
     full: bool,
@@ -436,12 +437,18 @@ impl Subscriptions {
             }
         };
         // Two pairs with the same hints are told apart by the signature.
-        let Some(pair) = pairs.into_iter().find(|pair| self.verify(pair, &sealed)) else {
-            self.counters.unverified += 1;
-            return;
-        };
-        self.open(now, pair, sealed, None);
-        self.schedule(pair);
+        let mut sealed = sealed;
+        for pair in pairs {
+            match self.verify(&pair, sealed) {
+                Ok(verified) => {
+                    self.open(now, pair, verified, None);
+                    self.schedule(pair);
+                    return;
+                }
+                Err(refused) => sealed = refused,
+            }
+        }
+        self.counters.unverified += 1;
     }
 
     /// A message of another node's publisher.
@@ -524,7 +531,7 @@ impl Subscriptions {
                 pair,
             });
             self.actions.push_back(Action::Join { pair, node: known.node });
-            self.by_prefix.entry(pair.prefixes()).or_default().push(pair);
+            self.by_prefix.entry(pair.prefix()).or_default().push(pair);
             self.feeds.insert(pair, Feed::new(source, known.node));
         }
         let state = self.subs.get_mut(&sub).expect("the caller looked it up");
@@ -551,10 +558,10 @@ impl Subscriptions {
         if let Some(due) = feed.due {
             self.timers.remove(&(due, *pair));
         }
-        if let Some(pairs) = self.by_prefix.get_mut(&pair.prefixes()) {
+        if let Some(pairs) = self.by_prefix.get_mut(&pair.prefix()) {
             pairs.retain(|p| p != pair);
             if pairs.is_empty() {
-                self.by_prefix.remove(&pair.prefixes());
+                self.by_prefix.remove(&pair.prefix());
             }
         }
         self.actions.push_back(Action::Unjoin { pair: *pair });
@@ -629,7 +636,7 @@ impl Subscriptions {
             self.counters.unexpected += 1;
             return;
         };
-        let channel = ChannelHash::from_bytes(pair.channel);
+        let channel = ChannelHash(pair.channel);
         let Ok(grant) = KeyGrant::verify(bytes, &self.me, &channel, &EntityId::from_bytes(pair.origin)) else {
             self.counters.grants_refused += 1;
             return;
@@ -642,12 +649,8 @@ impl Subscriptions {
         feed.keys.insert(grant.sender_key.key_id(), grant.sender_key);
         let waiting = std::mem::take(&mut feed.keyless);
         feed.keyless_bytes = 0;
-        for (_, frame) in waiting {
-            if let Ok(sealed) = Sealed::parse(frame)
-                && self.verify(&pair, &sealed)
-            {
-                self.open(now, pair, sealed, None);
-            }
+        for (_, verified) in waiting {
+            self.open(now, pair, verified, None);
         }
         self.schedule(pair);
     }
@@ -675,10 +678,9 @@ impl Subscriptions {
                 self.counters.malformed += 1;
                 continue;
             };
-            if self.verify(&pair, &sealed) {
-                self.open(now, pair, sealed, Some(sub));
-            } else {
-                self.counters.unverified += 1;
+            match self.verify(&pair, sealed) {
+                Ok(verified) => self.open(now, pair, verified, Some(sub)),
+                Err(_) => self.counters.unverified += 1,
             }
         }
         let track = self.track(&pair, sub);
@@ -688,35 +690,30 @@ impl Subscriptions {
         self.schedule(pair);
     }
 
-    fn verify(&self, pair: &Pair, sealed: &Sealed) -> bool {
-        let channel = ChannelHash::from_bytes(pair.channel);
-        sealed.verify(&self.mesh, &channel, &EntityId::from_bytes(pair.origin)).is_ok()
+    fn verify(&self, pair: &Pair, sealed: Sealed) -> Result<Verified, Sealed> {
+        let (channel, origin) = (ChannelHash(pair.channel), EntityId::from_bytes(pair.origin));
+        sealed.verify(&self.mesh, &channel, &origin).map_err(|(sealed, _)| sealed)
     }
 
     /// Opens a verified batch and offers it to one track or to all.
-    fn open(&mut self, now: Instant, pair: Pair, sealed: Sealed, only: Option<SubId>) {
+    fn open(&mut self, now: Instant, pair: Pair, verified: Verified, only: Option<SubId>) {
         let limits = &self.limits;
         let feed = self.feeds.get_mut(&pair).expect("the caller looked it up");
-        let Some(key) = feed.keys.get(&sealed.key_id()) else {
-            let frame = sealed.into_frame();
-            if feed.keyless.len() < limits.held_batches_max
-                && feed.keyless_bytes + frame.len() <= limits.held_bytes_max
-            {
-                feed.keyless_bytes += frame.len();
-                feed.keyless.push_back((now, frame));
+        let Some(key) = feed.keys.get(&verified.sealed().key_id()) else {
+            let len = verified.sealed().frame().len();
+            if feed.keyless.len() < limits.held_batches_max && feed.keyless_bytes + len <= limits.held_bytes_max {
+                feed.keyless_bytes += len;
+                feed.keyless.push_back((now, verified));
             } else {
                 self.counters.overflowed += 1;
             }
             return;
         };
-        let channel = ChannelHash::from_bytes(pair.channel);
-        let batch = match sealed.open(&channel, key) {
-            Ok(batch) => Arc::new(batch),
-            Err(OpeningError { .. }) => {
-                self.counters.unopened += 1;
-                return;
-            }
+        let Ok(batch) = verified.open(key) else {
+            self.counters.unopened += 1;
+            return;
         };
+        let batch = Arc::new(batch);
         let subs: Vec<SubId> = match only {
             Some(sub) => vec![sub],
             None => feed.tracks.keys().copied().collect(),
@@ -965,7 +962,7 @@ impl Track {
             let skip = if batch.seq() >= self.next { 0 } else { skip };
             self.next = batch.end();
             self.seen = true;
-            self.head = Some(*batch.hash());
+            self.head = Some(*batch.hash().as_bytes());
             self.incarnation = batch.incarnation();
             return Some(Delivery::Batch { source: source.clone(), batch, skip });
         }

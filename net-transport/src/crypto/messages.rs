@@ -26,10 +26,10 @@ pub enum HandshakeError {
     #[error("the noise handshake failed: check that both nodes are of the same mesh")]
     Noise,
     /// The peer's binding or signature does not prove that it is the expected node.
-    #[error("the peer did not prove who it is")]
+    #[error("a node did not prove that it is the one it should be")]
     Identity,
     /// The responder's policy does not admit the initiator.
-    #[error("the peer does not admit this node")]
+    #[error("the responder does not admit the initiator")]
     NotAdmitted,
     /// The psk generation of this handshake is not valid any more.
     #[error("the psk of this generation is not valid any more")]
@@ -184,3 +184,6 @@ pub(super) fn check_initiator(
     binding.node().verify(&text, signature).map_err(|_| HandshakeError::Identity)?;
     Ok((binding, Bytes::copy_from_slice(credential)))
 }
+
+#[cfg(test)]
+mod tests;

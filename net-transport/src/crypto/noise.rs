@@ -243,3 +243,6 @@ impl Hash for Blake2s {
         out[..32].copy_from_slice(&self.0.finalize_reset());
     }
 }
+
+#[cfg(test)]
+mod tests;

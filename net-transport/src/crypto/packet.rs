@@ -21,10 +21,13 @@ pub(super) struct PacketKey {
 
 impl PacketKey {
     pub(super) fn new(secret: &Secret) -> Self {
-        let key = secret.derive("key", &[]);
         let iv = secret.derive("iv", &[]);
-        let unbound = UnboundKey::new(&CHACHA20_POLY1305, key.expose()).expect("a key has 32 bytes");
-        Self { key: LessSafeKey::new(unbound), iv: std::array::from_fn(|i| iv.expose()[i]) }
+        Self::from_parts(&secret.derive("key", &[]), std::array::from_fn(|i| iv.expose()[i]))
+    }
+
+    fn from_parts(key: &Secret, iv: [u8; 12]) -> Self {
+        let key = UnboundKey::new(&CHACHA20_POLY1305, key.expose()).expect("a key has 32 bytes");
+        Self { key: LessSafeKey::new(key), iv }
     }
 
     /// The IV xor the packet number, the number at the right end in network order (RFC 9001 §5.3).
@@ -74,7 +77,10 @@ pub(super) struct HeaderKey(quic::HeaderProtectionKey);
 
 impl HeaderKey {
     pub(super) fn new(secret: &Secret) -> Self {
-        let key = secret.derive("hp", &[]);
+        Self::from_key(&secret.derive("hp", &[]))
+    }
+
+    fn from_key(key: &Secret) -> Self {
         Self(quic::HeaderProtectionKey::new(&quic::CHACHA20, key.expose()).expect("a key has 32 bytes"))
     }
 
@@ -118,3 +124,6 @@ impl crypto::HeaderKey for HeaderKey {
         self.0.algorithm().sample_len()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -128,3 +128,6 @@ impl ConnectionIdGenerator for ConnectionIds {
         None
     }
 }
+
+#[cfg(test)]
+mod tests;

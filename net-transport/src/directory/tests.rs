@@ -1,0 +1,316 @@
+use super::*;
+use crate::Seed;
+
+const MESH: MeshId = MeshId([5; 32]);
+const UNIX_MS: u64 = 1_700_000_000_000;
+
+/// A directory with its surroundings: the clock, the counters and what came out.
+struct World {
+    directory: Directory,
+    start: Instant,
+    now: Instant,
+    counters: Counters,
+    out: Vec<Output>,
+}
+
+fn keys(n: u8) -> NodeKeys {
+    NodeKeys::from_seed(&Seed::new([n; 32]))
+}
+
+fn id(n: u8) -> NodeId {
+    keys(n).id()
+}
+
+fn record(n: u8, boot: u8, seq: u64) -> Bytes {
+    let keys = keys(n);
+    let addresses = vec![SocketAddr::from(([127, 0, 0, 1], 9000 + u16::from(n)))];
+    NodeRecord { binding: *keys.binding(), boot: [boot; 8], seq, addresses, subnet: [0; 4] }.sign(&keys, &MESH)
+}
+
+fn advert(node: u8, key: u8, seq: u64) -> (AdvertId, Vec<u8>) {
+    (AdvertId { node: id(node), key: [key; 32], seq }, format!("{node} {key} {seq}").into_bytes())
+}
+
+impl World {
+    fn new(limits: Limits) -> Self {
+        let now = Instant::now() + Duration::from_secs(1000);
+        let directory = Directory::new(now, UNIX_MS, keys(0), MESH, [9; 8], [0; 4], limits);
+        Self { directory, start: now, now, counters: Counters::default(), out: Vec::new() }
+    }
+
+    fn linked(nodes: &[u8]) -> Self {
+        let mut world = Self::new(Limits::default());
+        for n in nodes {
+            world.directory.handle_link_up(id(*n), &mut world.out);
+            world.record(*n, 0, &record(*n, 1, 1));
+            world.sent(*n);
+        }
+        nodes.iter().for_each(|n| drop(world.sent(*n)));
+        world.out.clear();
+        world
+    }
+
+    fn record(&mut self, from: u8, age_ms: u32, bytes: &[u8]) {
+        self.directory.handle_record(self.now, &id(from), age_ms, bytes, &self.counters, &mut self.out);
+    }
+
+    fn advert(&mut self, from: u8, (advert, bytes): &(AdvertId, Vec<u8>)) {
+        self.directory.handle_advert(&id(from), advert, bytes, &self.counters, &mut self.out);
+    }
+
+    fn sent(&mut self, to: u8) -> Vec<Item> {
+        std::iter::from_fn(|| self.directory.poll_send(&id(to), self.now)).collect()
+    }
+
+    fn wait(&mut self, time: Duration) {
+        self.now += time;
+        let unix_ms = UNIX_MS + u64::try_from((self.now - self.start).as_millis()).expect("a test is short");
+        self.directory.handle_timeout(self.now, unix_ms, &mut self.out);
+    }
+
+    fn knows(&self, n: u8) -> bool {
+        self.directory.addresses(&id(n)).is_some()
+    }
+}
+
+#[test]
+fn neighbours_are_introduced_to_each_other() {
+    let mut w = World::new(Limits::default());
+    w.directory.handle_link_up(id(1), &mut w.out);
+    w.record(1, 0, &record(1, 1, 1));
+    w.advert(1, &advert(1, 7, 1));
+    w.sent(1);
+    w.directory.handle_link_up(id(2), &mut w.out);
+    let sent = w.sent(2);
+    assert_eq!(sent.len(), 3, "own record, the record of 1 and its advert: {sent:?}");
+    assert!(matches!(&sent[2], Item::Advert(bytes) if bytes == "1 7 1"));
+    w.record(2, 0, &record(2, 1, 1));
+    assert!(matches!(&w.sent(1)[..], [Item::Record { record: bytes, .. }] if *bytes == record(2, 1, 1)));
+    // A change goes to the others, and not back to where it came from.
+    w.advert(2, &advert(2, 8, 1));
+    assert!(matches!(&w.sent(1)[..], [Item::Advert(bytes)] if bytes == "2 8 1"));
+    assert_eq!(w.sent(2), []);
+}
+
+#[test]
+fn node_that_is_no_neighbour_is_reported_and_not_passed_on() {
+    let mut w = World::linked(&[1, 2]);
+    w.record(1, 0, &record(3, 1, 1));
+    w.advert(1, &advert(3, 7, 1));
+    assert!(matches!(&w.out[0], Output::Introduced(peer) if peer.node() == id(3)));
+    assert!(matches!(&w.out[1], Output::Event(Event::Advert { node, .. }) if *node == id(3)));
+    assert_eq!(w.sent(2), []);
+    // Once it is a neighbour, it is.
+    w.directory.handle_link_up(id(3), &mut w.out);
+    assert_eq!(w.sent(2).len(), 2);
+}
+
+#[test]
+fn own_record_is_refreshed_with_rising_seq() {
+    let mut w = World::linked(&[1]);
+    let mut last = 0;
+    for _ in 0..5 {
+        w.wait(RECORD_REFRESH);
+        let sent = w.sent(1);
+        let [Item::Record { age_ms, record }] = &sent[..] else { panic!("one record a refresh: {sent:?}") };
+        let seq = UnverifiedRecord::parse(record).expect("our own").seq();
+        assert!(seq > last && *age_ms < 20_000);
+        last = seq;
+        w.record(1, 0, &super::tests::record(1, 1, seq));
+        w.out.clear();
+    }
+    // A wall clock that jumps back does not take the seq with it.
+    w.now += RECORD_REFRESH;
+    w.directory.handle_timeout(w.now, 5, &mut w.out);
+    let sent = w.sent(1);
+    let Some(Item::Record { record, .. }) = sent.first() else { panic!("a refresh: {sent:?}") };
+    assert_eq!(UnverifiedRecord::parse(record).expect("our own").seq(), last + 1);
+}
+
+#[test]
+fn record_runs_out_and_takes_its_adverts_with_it() {
+    let mut w = World::linked(&[1]);
+    w.record(1, 0, &record(3, 1, 1));
+    w.advert(1, &advert(3, 7, 1));
+    w.out.clear();
+    w.wait(RECORD_AGE_MAX - Duration::from_millis(1));
+    assert!(w.knows(3));
+    w.wait(Duration::from_millis(1));
+    assert!(!w.knows(3));
+    assert!(w.out.contains(&Output::Event(Event::AdvertsGone { node: id(3) })));
+    assert!(w.out.contains(&Output::Gone(id(3))));
+    w.advert(1, &advert(3, 7, 2));
+    assert_eq!(w.counters.adverts_dropped_unknown_node.value(), 1);
+}
+
+#[test]
+fn nothing_returns_from_the_dead() {
+    let mut w = World::linked(&[1, 2]);
+    let old = record(3, 1, 10);
+    w.record(1, 0, &old);
+    w.wait(RECORD_AGE_MAX);
+    // A hostile neighbour says that it is fresh.
+    w.record(2, 0, &old);
+    w.record(2, 0, &record(3, 1, 9));
+    assert!(!w.knows(3));
+    assert_eq!(w.counters.records_dropped_stale.value(), 2);
+    w.record(2, 0, &record(3, 1, 11));
+    assert!(w.knows(3));
+    // After an hour without news it is forgotten.
+    w.wait(SEQ_REMEMBERED);
+    assert!(w.directory.remembered.is_empty() && w.directory.forget.is_empty());
+}
+
+#[test]
+fn stale_record_is_not_taken_and_age_grows_on_the_way() {
+    let mut w = World::linked(&[1, 2]);
+    w.record(1, 60_000, &record(3, 1, 1));
+    assert!(!w.knows(3));
+    w.record(1, 40_000, &record(1, 1, 2));
+    w.wait(Duration::from_secs(5));
+    let sent = w.sent(2);
+    assert!(matches!(&sent[..], [Item::Record { age_ms: 45_001, .. }]), "{sent:?}");
+    w.directory.links.get_mut(&id(2)).expect("linked").records.insert(id(1));
+    w.now += Duration::from_secs(15);
+    assert_eq!(w.sent(2), [], "it is too old to be sent");
+}
+
+#[test]
+fn forged_records_are_refused() {
+    let mut w = World::linked(&[1]);
+    let mut bad = record(3, 1, 1).to_vec();
+    *bad.last_mut().expect("not empty") ^= 1;
+    w.record(1, 0, &bad);
+    w.record(1, 0, &[]);
+    w.record(1, 0, &[0; 5000]);
+    assert!(!w.knows(3));
+    assert_eq!(w.counters.records_dropped_invalid.value(), 3);
+    // A forged one leaves no trace that would keep the true one out.
+    w.record(1, 0, &record(3, 1, 1));
+    assert!(w.knows(3));
+}
+
+#[test]
+fn record_of_this_node_is_never_taken() {
+    let mut w = World::linked(&[1]);
+    w.record(1, 0, &record(0, 1, u64::MAX));
+    assert!(w.out.is_empty() && !w.knows(0));
+}
+
+#[test]
+fn records_of_very_many_nodes_are_bounded_for_each_neighbour_and_in_all() {
+    let mut w = World::new(Limits { nodes: 1500, ..Limits::default() });
+    for n in [1, 2] {
+        w.directory.handle_link_up(id(n), &mut w.out);
+        w.record(n, 0, &record(n, 1, 1));
+    }
+    let stranger = |n: u32| {
+        let mut seed = [0xee; 32];
+        seed[..4].copy_from_slice(&n.to_le_bytes());
+        let keys = NodeKeys::from_seed(&Seed::new(seed));
+        let binding = *keys.binding();
+        NodeRecord { binding, boot: [0; 8], seq: 1, addresses: Vec::new(), subnet: [0; 4] }.sign(&keys, &MESH)
+    };
+    for n in 0..1100 {
+        w.record(1, 0, &stranger(n));
+    }
+    // Its own record counts as one that it introduced.
+    assert_eq!(w.directory.nodes.len(), INTRODUCED_PER_LINK_MAX + 1);
+    for n in 1100..1700 {
+        w.record(2, 0, &stranger(n));
+    }
+    assert_eq!(w.directory.nodes.len(), 1500);
+    assert!(w.counters.records_dropped_limit.value() > 0);
+    // A neighbour's own record always finds a place.
+    w.directory.handle_link_up(id(3), &mut w.out);
+    w.record(3, 0, &record(3, 1, 1));
+    assert!(w.knows(3));
+}
+
+#[test]
+fn restarted_node_loses_its_adverts_at_once() {
+    let mut w = World::linked(&[1]);
+    w.advert(1, &advert(1, 7, 5));
+    w.out.clear();
+    w.record(1, 0, &record(1, 2, 2));
+    assert_eq!(w.out[0], Output::Event(Event::AdvertsGone { node: id(1) }));
+    // Its new self begins where it likes.
+    w.advert(1, &advert(1, 7, 1));
+    assert_eq!(w.counters.adverts_taken.value(), 2);
+}
+
+#[test]
+fn older_and_equal_adverts_are_dropped_and_newer_replace() {
+    let mut w = World::linked(&[1, 2]);
+    w.advert(1, &advert(1, 7, 5));
+    w.advert(2, &advert(1, 7, 5));
+    w.advert(2, &advert(1, 7, 4));
+    assert_eq!(w.counters.adverts_dropped_stale.value(), 2);
+    assert!(w.directory.holds_advert(&advert(1, 7, 5).1));
+    w.advert(1, &advert(1, 7, 6));
+    assert!(!w.directory.holds_advert(&advert(1, 7, 5).1));
+    assert_eq!(w.directory.adverts, 1);
+}
+
+#[test]
+fn adverts_are_bounded_for_each_node_and_in_all() {
+    let mut w = World::new(Limits { adverts_per_node: 3, adverts: 4, ..Limits::default() });
+    for n in [1, 2] {
+        w.directory.handle_link_up(id(n), &mut w.out);
+        w.record(n, 0, &record(n, 1, 1));
+        for key in 0..5 {
+            w.advert(n, &advert(n, key, 1));
+        }
+    }
+    assert_eq!(w.directory.adverts, 4);
+    assert_eq!(w.counters.adverts_dropped_limit.value(), 2 + 4);
+    // One that is there can still be replaced.
+    w.advert(1, &advert(1, 0, 2));
+    assert_eq!(w.counters.adverts_taken.value(), 5);
+    let too_long = (advert(1, 9, 1).0, vec![0; ADVERT_LEN_MAX + 1]);
+    w.advert(1, &too_long);
+    assert_eq!(w.counters.adverts_dropped_invalid.value(), 1);
+}
+
+#[test]
+fn own_adverts_go_to_all_neighbours_and_to_new_ones() {
+    let mut w = World::linked(&[1]);
+    w.directory.advertise([1; 32], Bytes::from_static(b"a"), &mut w.out).expect("small");
+    w.directory.advertise([1; 32], Bytes::from_static(b"b"), &mut w.out).expect("small");
+    assert_eq!(w.sent(1), [Item::Advert(Bytes::from_static(b"b"))]);
+    w.directory.handle_link_up(id(2), &mut w.out);
+    assert!(w.sent(2).contains(&Item::Advert(Bytes::from_static(b"b"))));
+    let too_long = w.directory.advertise([2; 32], vec![0; ADVERT_LEN_MAX + 1].into(), &mut w.out);
+    assert_eq!(too_long, Err(AdvertError::TooLong(ADVERT_LEN_MAX + 1)));
+}
+
+#[test]
+fn link_that_is_gone_is_passed_on_no_more() {
+    let mut w = World::linked(&[1, 2]);
+    w.advert(1, &advert(1, 7, 1));
+    w.directory.handle_link_down(&id(1));
+    assert_eq!(w.sent(2), []);
+    w.directory.handle_left(&id(1), &mut w.out);
+    assert!(w.out.contains(&Output::Event(Event::AdvertsGone { node: id(1) })));
+}
+
+#[test]
+fn new_addresses_are_told_at_once() {
+    let mut w = World::linked(&[1]);
+    let address = SocketAddr::from(([10, 0, 0, 1], 5));
+    w.directory.set_addresses(w.now, UNIX_MS, vec![address], &mut w.out);
+    let sent = w.sent(1);
+    let Some(Item::Record { record, .. }) = sent.first() else { panic!("a record: {sent:?}") };
+    let record = UnverifiedRecord::parse(record).expect("our own").verify(&MESH, None).expect("our own");
+    assert_eq!(record.addresses, [address]);
+    w.directory.set_addresses(w.now, UNIX_MS, vec![address], &mut w.out);
+    assert_eq!(w.sent(1), []);
+}
+
+#[test]
+fn timeout_is_the_next_thing_that_happens() {
+    let mut w = World::linked(&[1]);
+    assert_eq!(w.directory.poll_timeout(), w.now + RECORD_REFRESH);
+    w.record(1, 55_000, &record(3, 1, 1));
+    assert_eq!(w.directory.poll_timeout(), w.now + Duration::from_secs(5));
+}

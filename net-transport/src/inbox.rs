@@ -1,0 +1,456 @@
+//! What comes out of an endpoint: frames, bounded in bytes, and events.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::{Notify, Semaphore, mpsc};
+
+use crate::sync::lock;
+use crate::{Header, NodeId, Pair};
+
+/// What an endpoint hands up. The two halves are separate so that two tasks may own them.
+#[derive(Debug)]
+pub struct Inbox {
+    /// Frames of joined pairs, and datagrams.
+    pub frames: FrameReceiver,
+    /// What happened to links, adverts and joins. Nothing is left out: when it is not read, neighbours wait.
+    pub events: mpsc::Receiver<Event>,
+}
+
+/// Something that happened to a link, an advert or a join.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A node has become a neighbour.
+    LinkUp {
+        /// The neighbour.
+        node: NodeId,
+        /// Random for each start of that node: another value than last time means that it was restarted.
+        boot: [u8; 8],
+    },
+    /// A neighbour is gone. Joins are gone with it, on both ends; those of this node are made again when it is back.
+    LinkDown {
+        /// The node.
+        node: NodeId,
+    },
+    /// A new advert, or a newer one in the place of another.
+    Advert {
+        /// The node it speaks of.
+        node: NodeId,
+        /// What it speaks of.
+        key: [u8; 32],
+        /// What the other node gave to its endpoint; the admission has accepted it.
+        bytes: Bytes,
+    },
+    /// A node's record has run out, it was restarted, or it has left: its adverts hold no more.
+    AdvertsGone {
+        /// The node.
+        node: NodeId,
+    },
+    /// A join of this node has become live: frames of the pair come from now on.
+    Joined {
+        /// What was joined.
+        pair: Pair,
+        /// The upstream; this node itself for a pair of its own.
+        node: NodeId,
+    },
+    /// A join of this node is not live (any more).
+    Unjoined {
+        /// What was joined.
+        pair: Pair,
+        /// The upstream.
+        node: NodeId,
+        /// Why.
+        reason: UnjoinReason,
+    },
+    /// How many take the frames of a served pair has changed.
+    Joiners {
+        /// The pair.
+        pair: Pair,
+        /// Links that have joined it, and one more if this node itself has.
+        takers: usize,
+    },
+}
+
+/// Why a join is not live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+#[non_exhaustive]
+pub enum UnjoinReason {
+    /// The node does not serve the pair, or no longer. Join again when its advert says otherwise.
+    NotServed = 1,
+    /// This node is in the path that was told.
+    Loop = 2,
+    /// The node holds as many joins as it can.
+    TooMany = 3,
+    /// The link is down; the join is made again when it is back.
+    LinkDown = 4,
+}
+
+impl UnjoinReason {
+    pub(crate) fn from_wire(code: u8) -> Option<Self> {
+        Some(match code {
+            1 => Self::NotServed,
+            2 => Self::Loop,
+            3 => Self::TooMany,
+            _ => return None,
+        })
+    }
+}
+
+impl fmt::Display for UnjoinReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotServed => "the node does not serve it",
+            Self::Loop => "its path leads back here",
+            Self::TooMany => "the node holds as many joins as it can",
+            Self::LinkDown => "the link is down",
+        })
+    }
+}
+
+/// A received frame. Its room in the inbox is given back when it is dropped.
+pub struct Frame {
+    /// The neighbour it came from; this node itself for its own pairs.
+    pub from: NodeId,
+    /// The whole frame, of exactly its size, with a header that has been checked. The allocation is this frame's own and
+    /// starts at a multiple of 16 bytes, so that the body can be opened in place.
+    pub bytes: BytesMut,
+    room: Room,
+}
+
+impl Frame {
+    /// The header.
+    ///
+    /// # Panics
+    /// If `bytes` has been changed so that it no longer starts with a header.
+    #[must_use]
+    pub fn header(&self) -> &Header {
+        Header::parse(&self.bytes).expect("checked before the frame was made")
+    }
+
+    /// Gives the frame's room in the inbox back before the frame is dropped: for frames that now count elsewhere.
+    pub fn release(&mut self) {
+        self.room.release();
+    }
+}
+
+impl fmt::Debug for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Frame").field("from", &self.from).field("len", &self.bytes.len()).finish_non_exhaustive()
+    }
+}
+
+/// Bytes of the inbox that a frame holds.
+struct Room {
+    queue: Arc<FrameQueue>,
+    permits: usize,
+}
+
+impl Room {
+    fn release(&mut self) {
+        let permits = std::mem::take(&mut self.permits);
+        if permits > 0 {
+            self.queue.room.add_permits(permits);
+        }
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+/// The receiving end of an endpoint's frames.
+pub struct FrameReceiver {
+    queue: Arc<FrameQueue>,
+    /// Taken from the queue in one go, so that its lock is taken once for many frames.
+    local: VecDeque<Frame>,
+}
+
+impl FrameReceiver {
+    /// The next frame, or nothing when the endpoint is closed and everything has been received.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: a frame is either returned or still there.
+    pub async fn recv(&mut self) -> Option<Frame> {
+        loop {
+            if let Some(frame) = self.try_recv() {
+                return Some(frame);
+            }
+            if !self.wait().await {
+                return None;
+            }
+        }
+    }
+
+    /// Appends up to `max` frames to `into`, waiting for at least one; 0 when the endpoint is closed and everything has
+    /// been received.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: frames are either in `into` or still there.
+    pub async fn recv_many(&mut self, into: &mut Vec<Frame>, max: usize) -> usize {
+        loop {
+            if self.local.is_empty() {
+                self.refill();
+            }
+            let n = self.local.len().min(max);
+            if n > 0 || max == 0 {
+                into.extend(self.local.drain(..n));
+                return n;
+            }
+            if !self.wait().await {
+                return 0;
+            }
+        }
+    }
+
+    /// The next frame, if one is there now.
+    pub fn try_recv(&mut self) -> Option<Frame> {
+        if self.local.is_empty() {
+            self.refill();
+        }
+        self.local.pop_front()
+    }
+
+    fn refill(&mut self) {
+        std::mem::swap(&mut self.local, &mut lock(&self.queue.state).frames);
+    }
+
+    /// Waits until frames may be there; false when none will ever be.
+    async fn wait(&self) -> bool {
+        {
+            let state = lock(&self.queue.state);
+            if !state.frames.is_empty() {
+                return true;
+            }
+            if state.closed {
+                return false;
+            }
+        }
+        // A push between the check and here has left a permit behind: there is one receiver.
+        self.queue.ready.notified().await;
+        true
+    }
+}
+
+impl fmt::Debug for FrameReceiver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FrameReceiver").finish_non_exhaustive()
+    }
+}
+
+impl Drop for FrameReceiver {
+    fn drop(&mut self) {
+        // Nobody will take what comes: lanes must not wait for it.
+        let mut state = lock(&self.queue.state);
+        state.closed = true;
+        state.frames.clear();
+        drop(state);
+        self.queue.room.close();
+    }
+}
+
+/// The queue between the lanes of all links and the one receiver, bounded in bytes.
+pub(crate) struct FrameQueue {
+    state: Mutex<QueueState>,
+    ready: Notify,
+    /// Bytes that are free.
+    room: Semaphore,
+}
+
+#[derive(Default)]
+struct QueueState {
+    frames: VecDeque<Frame>,
+    closed: bool,
+}
+
+/// What a frame takes of the inbox beside its bytes: so that tiny frames are bounded in number.
+const FRAME_OVERHEAD: usize = 128;
+
+/// The queue is closed: the receiver or the endpoint is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct InboxClosed;
+
+impl FrameQueue {
+    pub(crate) fn new(limit_bytes: usize) -> (Arc<Self>, FrameReceiver) {
+        let queue = Arc::new(Self {
+            state: Mutex::default(),
+            ready: Notify::new(),
+            room: Semaphore::new(limit_bytes.min(Semaphore::MAX_PERMITS)),
+        });
+        (queue.clone(), FrameReceiver { queue, local: VecDeque::new() })
+    }
+
+    fn cost(frames: &[BytesMut]) -> usize {
+        frames.iter().map(|bytes| bytes.len() + FRAME_OVERHEAD).sum()
+    }
+
+    /// Hands all `frames` over if there is room for them now; otherwise they stay where they are.
+    pub(crate) fn try_push(self: &Arc<Self>, from: NodeId, frames: &mut Vec<BytesMut>) -> bool {
+        let cost = u32::try_from(Self::cost(frames)).unwrap_or(u32::MAX);
+        let Ok(permit) = self.room.try_acquire_many(cost) else { return false };
+        permit.forget();
+        self.append(from, frames);
+        true
+    }
+
+    /// Hands all `frames` over as soon as there is room for them.
+    pub(crate) async fn push(self: &Arc<Self>, from: NodeId, frames: &mut Vec<BytesMut>) -> Result<(), InboxClosed> {
+        let cost = u32::try_from(Self::cost(frames)).unwrap_or(u32::MAX);
+        self.room.acquire_many(cost).await.map_err(|_| InboxClosed)?.forget();
+        self.append(from, frames);
+        Ok(())
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.room.is_closed()
+    }
+
+    fn append(self: &Arc<Self>, from: NodeId, frames: &mut Vec<BytesMut>) {
+        let mut state = lock(&self.state);
+        if state.closed {
+            // Their room is not given back: nobody waits for it any more.
+            frames.clear();
+            return;
+        }
+        for bytes in frames.drain(..) {
+            debug_assert_eq!(bytes.as_ptr().align_offset(16), 0, "allocations start at a multiple of 16 bytes");
+            let room = Room { queue: self.clone(), permits: bytes.len() + FRAME_OVERHEAD };
+            state.frames.push_back(Frame { from, bytes, room });
+        }
+        drop(state);
+        self.ready.notify_one();
+    }
+
+    /// No more frames will come; what is queued can still be received.
+    pub(crate) fn close(&self) {
+        lock(&self.state).closed = true;
+        self.room.close();
+        self.ready.notify_one();
+    }
+}
+
+/// Events on their way to the layer above. Pushing never waits; those who cause events wait for room before they read on.
+#[derive(Debug)]
+pub(crate) struct Events {
+    queue: Mutex<VecDeque<Event>>,
+    pushed: Notify,
+    taken: Notify,
+    limit: usize,
+}
+
+impl Events {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self { queue: Mutex::default(), pushed: Notify::new(), taken: Notify::new(), limit: limit.max(1) }
+    }
+
+    pub(crate) fn push(&self, event: Event) {
+        lock(&self.queue).push_back(event);
+        self.pushed.notify_one();
+    }
+
+    /// Waits until fewer than the limit are queued: back-pressure for whoever reads what causes events.
+    pub(crate) async fn room(&self) {
+        loop {
+            let taken = self.taken.notified();
+            tokio::pin!(taken);
+            taken.as_mut().enable();
+            if lock(&self.queue).len() < self.limit {
+                return;
+            }
+            taken.await;
+        }
+    }
+
+    /// Moves events to the receiver until it is gone.
+    pub(crate) async fn pump(&self, to: mpsc::Sender<Event>) {
+        loop {
+            let Ok(permit) = to.reserve().await else { break };
+            let event = loop {
+                if let Some(event) = lock(&self.queue).pop_front() {
+                    break event;
+                }
+                self.pushed.notified().await;
+            };
+            permit.send(event);
+            self.taken.notify_waiters();
+        }
+        // Nobody listens any more: swallow what comes, so that nobody waits for room.
+        loop {
+            lock(&self.queue).clear();
+            self.taken.notify_waiters();
+            self.pushed.notified().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(len: usize) -> BytesMut {
+        BytesMut::zeroed(len)
+    }
+
+    #[tokio::test]
+    async fn room_comes_back_when_a_frame_is_dropped_or_released() {
+        let (queue, mut receiver) = FrameQueue::new(1000);
+        let from = NodeId::from_bytes([1; 32]);
+        let mut batch = vec![frame(300), frame(300)];
+        assert!(queue.try_push(from, &mut batch) && batch.is_empty());
+        let mut more = vec![frame(300)];
+        assert!(!queue.try_push(from, &mut more) && more.len() == 1);
+        let mut first = receiver.recv().await.expect("two frames are queued");
+        first.release();
+        assert!(queue.try_push(from, &mut more));
+        drop(first);
+        assert!(!queue.try_push(from, &mut vec![frame(300)]));
+        drop(receiver.recv().await);
+        assert!(queue.try_push(from, &mut vec![frame(300)]));
+    }
+
+    #[tokio::test]
+    async fn closed_queue_ends_after_its_last_frame() {
+        let (queue, mut receiver) = FrameQueue::new(1000);
+        queue.try_push(NodeId::from_bytes([1; 32]), &mut vec![frame(64)]);
+        queue.close();
+        assert!(receiver.recv().await.is_some());
+        assert!(receiver.recv().await.is_none());
+        assert!(queue.push(NodeId::from_bytes([1; 32]), &mut vec![frame(64)]).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn dropped_receiver_does_not_leave_lanes_waiting() {
+        let (queue, receiver) = FrameQueue::new(200);
+        queue.try_push(NodeId::from_bytes([1; 32]), &mut vec![frame(64)]);
+        drop(receiver);
+        assert_eq!(queue.push(NodeId::from_bytes([1; 32]), &mut vec![frame(64)]).await, Err(InboxClosed));
+    }
+
+    #[tokio::test]
+    async fn events_come_in_order_and_room_waits_for_the_reader() {
+        let events = Arc::new(Events::new(2));
+        let (tx, mut rx) = mpsc::channel(1);
+        let node = |n| NodeId::from_bytes([n; 32]);
+        for n in 0..4 {
+            events.push(Event::LinkDown { node: node(n) });
+        }
+        let waiting = tokio::spawn({
+            let events = events.clone();
+            async move { events.room().await }
+        });
+        let pump = tokio::spawn({
+            let events = events.clone();
+            async move { events.pump(tx).await }
+        });
+        for n in 0..4 {
+            assert_eq!(rx.recv().await, Some(Event::LinkDown { node: node(n) }));
+        }
+        waiting.await.expect("room came");
+        pump.abort();
+    }
+}
