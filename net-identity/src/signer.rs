@@ -147,3 +147,9 @@ impl fmt::Debug for Passphrase {
         f.write_str("Passphrase(..)")
     }
 }
+
+impl fmt::Debug for dyn Signer + '_ {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Signer").field("id", &self.id()).finish_non_exhaustive()
+    }
+}

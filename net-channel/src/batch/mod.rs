@@ -12,7 +12,7 @@ pub use build::{BatchBuilder, PushError, SealParams, SealedBatch};
 pub use layout::{
     BATCH_LEN_FULL, EVENT_LEN_MAX, EVENTS_MAX, HEADERS_LEN_MAX, KEY_LEN_MAX, PARENT_LEN, PARENTS_MAX, Parent, SEAL_LEN,
 };
-pub use open::{OpenError, OpenedBatch};
+pub use open::{OpenError, OpenedBatch, RecordView};
 pub use sealed::{Sealed, Verified};
 
 use crate::{ChannelHash, context};

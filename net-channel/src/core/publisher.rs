@@ -13,7 +13,7 @@ use crate::{ChannelHash, KeyGrant, SenderKey};
 /// The most nodes that one producer serves.
 pub const SUBSCRIBERS_MAX: usize = 4_096;
 /// The most subscriptions of one node to one producer.
-pub const SUBSCRIPTIONS_PER_NODE_MAX: usize = 1_024;
+const SUBSCRIPTIONS_PER_NODE_MAX: usize = 1_024;
 /// Sender keys are replaced when they are this old.
 pub const KEY_AGE_MAX: Duration = Duration::from_secs(3600);
 /// How long a grant is good for, in seconds: longer than its key is used for sealing.
@@ -53,9 +53,6 @@ impl Subscriber {
         self.received
     }
 }
-
-/// Why a producer could not answer: its own key failed it.
-pub type Answer<'a> = Result<Vec<Vec<u8>>, SignError>;
 
 impl Publisher {
     /// A producer that starts an incarnation at this seq with this sender key.
@@ -161,7 +158,7 @@ impl Publisher {
         now: Instant,
         unix_secs: u64,
         signer: &dyn Signer,
-    ) -> Answer<'static> {
+    ) -> Result<Vec<Vec<u8>>, SignError> {
         match *message {
             Message::Subscribe { id, start, .. } => self.subscribe(from, id, start, now, unix_secs, signer),
             Message::Unsubscribe { id, .. } => {
@@ -195,7 +192,7 @@ impl Publisher {
         now: Instant,
         unix_secs: u64,
         signer: &dyn Signer,
-    ) -> Answer<'static> {
+    ) -> Result<Vec<Vec<u8>>, SignError> {
         let known = self.subscribers.get(&from);
         if known.is_none() && self.subscribers.len() >= SUBSCRIBERS_MAX
             || known.is_some_and(|s| s.subscriptions.len() >= SUBSCRIPTIONS_PER_NODE_MAX)

@@ -213,6 +213,9 @@ struct Feed {
     source: Arc<Source>,
     node: NodeId,
     joined: bool,
+    join_sent_at: Instant,
+    /// How long the join took: a round trip to the origin's node.
+    round_trip: Duration,
     join_again_at: Option<Instant>,
     keys: BTreeMap<KeyId, SenderKey>,
     /// Verified batches whose key has not come yet.
@@ -363,6 +366,7 @@ impl Subscriptions {
         {
             feed.node = known.node;
             feed.joined = false;
+            feed.join_sent_at = now;
             self.actions.push_back(Action::Unjoin { pair });
             self.actions.push_back(Action::Join { pair, node: known.node });
             self.idle_tracks(pair);
@@ -378,6 +382,9 @@ impl Subscriptions {
     /// The live frames of a pair flow from now on.
     pub fn handle_joined(&mut self, now: Instant, pair: Pair) {
         let Some(feed) = self.feeds.get_mut(&pair) else { return };
+        if !feed.joined {
+            feed.round_trip = now.saturating_duration_since(feed.join_sent_at);
+        }
         feed.joined = true;
         feed.join_again_at = None;
         let subs: Vec<SubId> = feed.tracks.keys().copied().collect();
@@ -532,7 +539,7 @@ impl Subscriptions {
             });
             self.actions.push_back(Action::Join { pair, node: known.node });
             self.by_prefix.entry(pair.prefix()).or_default().push(pair);
-            self.feeds.insert(pair, Feed::new(source, known.node));
+            self.feeds.insert(pair, Feed::new(now, source, known.node));
         }
         let state = self.subs.get_mut(&sub).expect("the caller looked it up");
         if !state.pairs.insert(pair) {
@@ -576,8 +583,10 @@ impl Subscriptions {
         let track = feed.tracks.get_mut(&sub).expect("the caller looked it up");
         let start = match track.start {
             Some(Start::Live { .. }) => {
-                let ago = now.saturating_duration_since(since).as_millis();
-                Start::Live { ago_ms: u64::try_from(ago).unwrap_or(u64::MAX) }
+                // The message itself travels too: without the round trip, what is published while it is under way
+                // would count as published before.
+                let ago = now.saturating_duration_since(since) + feed.round_trip;
+                Start::Live { ago_ms: u64::try_from(ago.as_millis()).unwrap_or(u64::MAX).saturating_add(1) }
             }
             Some(start) => start,
             None => Start::Seq(track.next),
@@ -789,6 +798,7 @@ impl Subscriptions {
         let feed = self.feeds.get_mut(&pair).expect("the caller looked it up");
         if feed.join_again_at.is_some_and(|at| at <= now) {
             feed.join_again_at = None;
+            feed.join_sent_at = now;
             self.actions.push_back(Action::Join { pair, node: feed.node });
         }
         if feed.report_at.is_some_and(|at| at <= now) {
@@ -842,11 +852,13 @@ impl Subscriptions {
 }
 
 impl Feed {
-    fn new(source: Arc<Source>, node: NodeId) -> Self {
+    fn new(now: Instant, source: Arc<Source>, node: NodeId) -> Self {
         Self {
             source,
             node,
             joined: false,
+            join_sent_at: now,
+            round_trip: Duration::ZERO,
             join_again_at: None,
             keys: BTreeMap::new(),
             keyless: VecDeque::new(),

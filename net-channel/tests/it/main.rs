@@ -1,0 +1,4 @@
+//! Tests of net-channel.
+
+mod sim_delivery;
+mod world;
