@@ -5,6 +5,7 @@
 
 pub mod binding;
 pub mod header;
+pub mod ticket;
 
 /// A target and where its corpus comes from.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +22,7 @@ pub struct Target {
 pub const TARGETS: &[Target] = &[
     Target { name: "header", run: header::run, seeds: header::seeds },
     Target { name: "binding", run: binding::run, seeds: binding::seeds },
+    Target { name: "ticket", run: ticket::run, seeds: ticket::seeds },
 ];
 
 #[cfg(test)]

@@ -1,7 +1,5 @@
 //! Integration tests of net-transport, one module per theme.
 
-#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "helpers of tests fail as tests do")]
-
 #[cfg(feature = "link")]
 mod bad_messages;
 #[cfg(feature = "link")]
@@ -12,6 +10,14 @@ mod noise;
 mod pair;
 #[cfg(feature = "link")]
 mod recorder;
+#[cfg(feature = "sim")]
+mod sim_links;
+#[cfg(feature = "sim")]
+mod sim_nat;
+#[cfg(feature = "sim")]
+mod sim_nodes;
+#[cfg(feature = "sim")]
+mod sim_quinn;
 #[cfg(feature = "link")]
 mod talk;
 mod ticket;
