@@ -30,7 +30,7 @@ pub(crate) enum Access {
     /// This process is it.
     Host(Host),
     /// Another process is.
-    Guest { socket: PathBuf, pid: Option<u32> },
+    Guest { socket: PathBuf },
 }
 
 /// How long a process that holds the directory has to answer or to end.
@@ -54,7 +54,7 @@ impl Access {
                 Err(StartError::State(StateError::Locked { pid, .. })) => {
                     // Another may have the lock and not yet the socket, or still the lock and the socket no more.
                     if UnixStream::connect(&socket).await.is_ok() {
-                        return Ok(Self::Guest { socket, pid });
+                        return Ok(Self::Guest { socket });
                     }
                     if Instant::now() >= deadline {
                         let who = pid.map_or("a process".to_owned(), |pid| format!("process {pid}"));
@@ -74,7 +74,7 @@ impl Access {
     pub(crate) async fn open(&self, request: Request) -> Option<Connection> {
         let stream: Box<dyn Stream> = match self {
             Self::Host(host) => Box::new(host.connect()),
-            Self::Guest { socket, .. } => Box::new(UnixStream::connect(socket).await.ok()?),
+            Self::Guest { socket } => Box::new(UnixStream::connect(socket).await.ok()?),
         };
         Connection::open(stream, request).await
     }

@@ -18,6 +18,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::access::Access;
+use crate::control::server::linked;
 use crate::failure::Failure;
 
 /// An answer that belongs to another question; only a broken node gives one.
@@ -36,10 +37,10 @@ const SETTLE: Duration = Duration::from_millis(300);
 pub(crate) async fn look_around(access: &Access) {
     let Access::Host(host) = access else { return };
     let until = Instant::now() + LOOK_AROUND;
-    while host.node().peers().is_empty() && Instant::now() < until {
+    while linked(host.node()) == 0 && Instant::now() < until {
         tokio::time::sleep(POLL).await;
     }
-    if !host.node().peers().is_empty() {
+    if linked(host.node()) > 0 {
         tokio::time::sleep(SETTLE).await;
     }
 }

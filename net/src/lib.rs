@@ -19,7 +19,7 @@
 //! quakes.publish(r#"{"mag": 4.2}"#).await?;
 //! let mut events = node.subscribe("quakes/*").from(From::Earliest).await?;
 //! let event = events.next().await.expect("the node is open")?.event().expect("nothing is lost on one node");
-//! assert_eq!(&event.payload[..], br#"{"mag": 4.2}"#);
+//! assert_eq!(event.payload(), br#"{"mag": 4.2}"#);
 //! node.close().await;
 //! # Ok(())
 //! # }

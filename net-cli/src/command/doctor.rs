@@ -152,7 +152,7 @@ async fn process(dir: &StateDir, findings: &mut Vec<Finding>) -> Option<Status> 
 async fn ask_status(dir: &StateDir) -> Option<Status> {
     let socket = socket_path(dir.path()).ok()?;
     UnixStream::connect(&socket).await.ok()?;
-    let access = Access::Guest { socket, pid: None };
+    let access = Access::Guest { socket };
     let mut connection = access.open(Request::Status { stay: false }).await?;
     match connection.next().await {
         Ok(Some(Reply::Status(status))) => Some(status),

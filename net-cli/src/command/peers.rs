@@ -37,7 +37,10 @@ impl Peers {
                 Some(us) if row.linked => {
                     output.paint(To::Out, Look::Good, format!("linked, RTT {}.{:03} ms", us / 1000, us % 1000))
                 }
-                _ => output.paint(To::Out, Look::Bad, "not reached"),
+                _ => {
+                    let why = row.says.as_ref().map_or(String::new(), |says| format!(": {says}"));
+                    output.paint(To::Out, Look::Bad, format!("not reached{why}"))
+                }
             };
             output.line(format!("{node}  {address:<22}  {state}"))?;
         }

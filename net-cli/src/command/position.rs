@@ -6,7 +6,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use net::channel::{ChannelName, EntityId};
+use net::channel::ChannelName;
+use net::identity::EntityId;
 use net::identity::secret_file::{self, SecretFileError};
 use net::state::StateDir;
 use net::transport::{MeshId, Pair};
@@ -80,7 +81,7 @@ impl Position {
             return Some(*pair);
         }
         let (name, key): (ChannelName, EntityId) = (channel.parse().ok()?, origin.parse().ok()?);
-        let pair = Pair { channel: *name.hash(&self.mesh).as_bytes(), origin: *key.as_bytes() };
+        let pair = Pair { channel: name.hash(&self.mesh).0, origin: *key.as_bytes() };
         if self.pairs.len() >= PAIRS_MAX {
             self.pairs.clear();
         }

@@ -260,7 +260,9 @@ impl Session {
                 Err(_) => wire.replies.recv().await,
             };
             match reply {
-                Some(reply) => self.take(reply?),
+                Some(reply) => {
+                    self.take(reply?);
+                }
                 None => self.reconnect().await?,
             }
         }

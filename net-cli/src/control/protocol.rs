@@ -100,6 +100,9 @@ pub(crate) struct PeerRow {
     pub(crate) address: Option<SocketAddr>,
     pub(crate) rtt_us: Option<u64>,
     pub(crate) linked: bool,
+    /// Why it is not linked, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) says: Option<String>,
 }
 
 /// A producer.
@@ -239,16 +242,16 @@ impl EventRow {
     fn of(event: &Event) -> Self {
         let header = |(name, value): (&str, &[u8])| HeaderRow { name: name.to_owned(), value: Blob::new(value) };
         Self {
-            channel: event.channel.to_string(),
-            origin: event.origin.to_string(),
-            entity: event.entity.to_string(),
-            seq: event.seq,
-            time_ms: event.time.unix_ms(),
-            payload: Blob::new(&event.payload),
-            key: event.key.as_deref().map(Blob::new),
-            headers: event.headers().map(header).collect(),
+            channel: event.channel().to_string(),
+            origin: event.origin().to_string(),
+            entity: event.entity().to_string(),
+            seq: event.seq(),
+            time_ms: event.time().unix_ms(),
+            payload: Blob::new(event.payload()),
+            key: event.key().map(Blob::new),
+            headers: event.headers().iter().map(header).collect(),
             parents: event
-                .parents
+                .parents()
                 .iter()
                 .map(|parent| ParentRow { origin: parent.origin.to_string(), seq: parent.seq })
                 .collect(),

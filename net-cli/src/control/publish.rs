@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
-use net::channel::{OpenError, PublishError, Receipt};
+use net::channel::{OpenChannelError, PublishError, Receipt};
 use net::{Channel, NodeId, Publish};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
@@ -145,9 +145,9 @@ impl Session<'_> {
     }
 }
 
-fn open_failure(name: &str, error: &OpenError) -> Failure {
+fn open_failure(name: &str, error: &OpenChannelError) -> Failure {
     match error {
-        OpenError::Name(_) => Failure::usage(format!("`{name}` is no channel: {}", chain(error)))
+        OpenChannelError::Name(_) => Failure::usage(format!("`{name}` is no channel: {}", chain(error)))
             .next("names look like `vehicles/fleet-7/telemetry`: `net pub quakes/ak 'hello'`"),
         _ => Failure::new(chain(error)).next("`net doctor` looks at the directory and the network"),
     }

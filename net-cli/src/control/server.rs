@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use net::Node;
-use net::transport::Ticket;
+use net::transport::{PeerInfo, PeerState, Ticket};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -156,28 +156,30 @@ async fn status(served: &Served) -> Status {
 }
 
 /// How many links are up.
-pub(super) fn linked(node: &Node) -> usize {
-    node.peers().len()
+pub(crate) fn linked(node: &Node) -> usize {
+    node.peers().iter().filter(|peer| matches!(peer.state, PeerState::Linked { .. })).count()
 }
 
 fn peers(node: &Node) -> Vec<PeerRow> {
-    let mut rows: Vec<PeerRow> = node
-        .peers()
-        .into_iter()
-        .map(|peer| PeerRow {
+    let known = node.endpoint().known_peers();
+    let row = |peer: PeerInfo| match peer.state {
+        PeerState::Linked { address, rtt, .. } => PeerRow {
             node: peer.node.to_string(),
-            address: Some(peer.address),
-            rtt_us: Some(u64::try_from(peer.rtt.as_micros()).unwrap_or(u64::MAX)),
+            address: Some(address),
+            rtt_us: Some(u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
             linked: true,
-        })
-        .collect();
-    for known in node.endpoint().known_peers() {
-        let name = known.node().to_string();
-        if rows.iter().all(|row| row.node != name) {
-            rows.push(PeerRow { node: name, address: known.addresses.first().copied(), rtt_us: None, linked: false });
-        }
-    }
-    rows
+            says: None,
+        },
+        PeerState::Dialing { failures, last_error, .. } => PeerRow {
+            node: peer.node.to_string(),
+            address: known.iter().find(|k| k.node() == peer.node).and_then(|k| k.addresses.first().copied()),
+            rtt_us: None,
+            linked: false,
+            says: last_error.map(|error| format!("{failures} dials failed, the last one: {error}")),
+        },
+        _ => PeerRow { node: peer.node.to_string(), address: None, rtt_us: None, linked: false, says: None },
+    };
+    node.peers().into_iter().map(row).collect()
 }
 
 fn join(node: &Node, ticket: &str) -> Result<usize, Failure> {

@@ -101,13 +101,13 @@ impl Checker {
     }
 
     fn take_event(&mut self, event: &Event) {
-        let channel = event.channel.to_string();
+        let channel = event.channel().to_string();
         self.channels.insert(channel.clone());
-        let alert = event.headers().find(|(name, _)| *name == ALERT_HEADER).map(|(_, value)| value.to_vec());
+        let alert = event.headers().value(ALERT_HEADER).map(<[u8]>::to_vec);
         let is_alert = alert.is_some();
         let id = match alert {
             Some(id) => String::from_utf8(id).ok(),
-            None => crate::demo::quakes::read(&event.payload).map(|(id, _)| id),
+            None => crate::demo::quakes::read(event.payload()).map(|(id, _)| id),
         };
         let Some(expected) = id.as_ref().and_then(|id| self.expected.get(id)) else {
             self.fault(Name::Content, format!("an event on {channel} that nobody published: {id:?}"));
@@ -115,7 +115,7 @@ impl Checker {
         };
         let (index, quake) = (expected.index, expected.quake.clone());
         if is_alert {
-            if self.alerts.insert(quake.id.clone(), event.parents.to_vec()).is_some() {
+            if self.alerts.insert(quake.id.clone(), event.parents().to_vec()).is_some() {
                 self.duplicates += 1;
                 return;
             }
@@ -127,7 +127,7 @@ impl Checker {
                 self.duplicates += 1;
                 return;
             }
-            if event.payload[..] != *quake.line.as_bytes() {
+            if event.payload() != quake.line.as_bytes() {
                 self.fault(Name::Content, format!("{} was changed on its way", quake.id));
             }
         }
@@ -139,13 +139,13 @@ impl Checker {
         } else {
             self.origins.producers.get(index % self.origins.producers.len().max(1))
         };
-        if sender.is_none_or(|sender| *sender != event.origin.to_string()) {
-            self.fault(Name::Sender, format!("{} came from {}", quake.id, event.origin));
+        if sender.is_none_or(|sender| *sender != event.origin().to_string()) {
+            self.fault(Name::Sender, format!("{} came from {}", quake.id, event.origin()));
         }
-        let place = (channel, *event.origin.as_bytes());
-        let here = (index, event.seq);
+        let place = (channel, *event.origin().as_bytes());
+        let here = (index, event.seq());
         if let Some((last_index, last_seq)) = self.last.insert(place, here)
-            && (event.seq <= last_seq || !is_alert && index <= last_index)
+            && (event.seq() <= last_seq || !is_alert && index <= last_index)
         {
             self.fault(Name::Order, format!("{} came after one that was published later", quake.id));
         }

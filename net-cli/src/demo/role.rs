@@ -13,6 +13,7 @@ use tokio::io::{Stdin, Stdout, stdin, stdout};
 use tokio::time::Instant;
 
 use crate::control::lines::{LineReader, LineWriter};
+use crate::control::server::linked;
 use crate::demo::attack::HostileSigner;
 use crate::demo::checks::{ALERT_HEADER, Checker};
 use crate::demo::messages::{News, Order, Published, RoleName, Setup};
@@ -96,9 +97,9 @@ async fn start(setup: &Setup) -> Result<Node, Failure> {
         node.endpoint().add_peer(peer.clone());
     }
     let deadline = Instant::now() + LINK_TIMEOUT;
-    while node.peers().len() < tickets.len() {
+    while linked(&node) < tickets.len() {
         if Instant::now() > deadline {
-            let message = format!("{} of {} links came up", node.peers().len(), tickets.len());
+            let message = format!("{} of {} links came up", linked(&node), tickets.len());
             node.close().await;
             return Err(Failure::new(message));
         }
@@ -164,14 +165,14 @@ async fn alert(node: &Node, reports: &mut Reports) -> Result<(), Failure> {
             _ => continue,
         };
         // Its own alerts come back to it, as to every subscriber.
-        if event.origin == node.bus().origin() {
+        if event.origin() == node.bus().origin() {
             continue;
         }
         handled += 1;
-        let Some((id, magnitude)) = quakes::read(&event.payload) else { continue };
+        let Some((id, magnitude)) = quakes::read(event.payload()) else { continue };
         if quakes::is_strong(magnitude) {
             let text = serde_json::json!({ "alert": id, "mag": magnitude }).to_string();
-            let channel = node.channel(event.channel.as_str()).open().await.map_err(broken)?;
+            let channel = node.channel(event.channel().as_str()).open().await.map_err(broken)?;
             let publish = Publish::new(&text).header(ALERT_HEADER, &id).after([event.as_parent()]);
             // Sealed before the next earthquake is looked at: so this one is the newest cause, and not one of several.
             channel.publish_with(publish).await.map_err(broken)?.await.map_err(broken)?;

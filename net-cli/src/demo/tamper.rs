@@ -50,7 +50,7 @@ impl Tamper {
             }
             // One of each origin is held, and the first whose successor comes is handed out behind it.
             Some(Tampering::Swap) => {
-                let place = (event.channel.to_string(), *event.origin.as_bytes());
+                let place = (event.channel().to_string(), *event.origin().as_bytes());
                 match self.held.remove(&place) {
                     None => {
                         self.held.insert(place, event);

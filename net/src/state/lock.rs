@@ -29,7 +29,7 @@ impl StateLock {
             Err(TryLockError::WouldBlock) => {
                 // The holder may not have written its id yet.
                 let mut text = String::new();
-                let pid = file.by_ref().take(32).read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
+                let pid = (&file).take(32).read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
                 return Err(StateError::Locked { path: dir.path, pid });
             }
             Err(TryLockError::Error(error)) => return Err(failed("lock")(error)),
