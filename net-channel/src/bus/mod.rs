@@ -320,28 +320,31 @@ impl Bus {
         let name = ChannelName::open(name, &inner.endpoint.id())?;
         let mesh = inner.endpoint.mesh();
         let pair = Pair { channel: name.hash(&mesh).0, origin: *inner.signer.id().as_bytes() };
-        let mut producers = lock(&inner.producers);
-        if let Some(producer) = producers.get(&pair) {
-            return Ok(producer.clone());
-        }
-        let incarnation = self.begin_incarnation()?;
-        let now = tokio::time::Instant::now().into_std();
-        let key = SenderKey::new(inner.environment.random());
-        let producer = Arc::new(Producer::new(Making {
-            name: name.clone(),
-            pair,
-            publisher: Publisher::new(pair, incarnation, key, now, options.cache_bytes_max),
-            signer: inner.signer.clone(),
-            grants: inner.grants.clone(),
-            environment: inner.environment.clone(),
-            mesh,
-            visibility: options.visibility,
-            priority: options.priority,
-            queue_bytes_max: options.queue_bytes_max,
-        }));
-        let (key, advert) = self.advert(&producer, options, false)?;
-        producers.insert(pair, producer.clone());
-        drop(producers);
+        // A scope of its own, so that the future of `open` can move between threads.
+        let (producer, key, advert) = {
+            let mut producers = lock(&inner.producers);
+            if let Some(producer) = producers.get(&pair) {
+                return Ok(producer.clone());
+            }
+            let incarnation = self.begin_incarnation()?;
+            let now = tokio::time::Instant::now().into_std();
+            let key = SenderKey::new(inner.environment.random());
+            let producer = Arc::new(Producer::new(Making {
+                name: name.clone(),
+                pair,
+                publisher: Publisher::new(pair, incarnation, key, now, options.cache_bytes_max),
+                signer: inner.signer.clone(),
+                grants: inner.grants.clone(),
+                environment: inner.environment.clone(),
+                mesh,
+                visibility: options.visibility,
+                priority: options.priority,
+                queue_bytes_max: options.queue_bytes_max,
+            }));
+            let (key, advert) = self.advert(&producer, options, false)?;
+            producers.insert(pair, producer.clone());
+            (producer, key, advert)
+        };
         inner.endpoint.serve(pair);
         self.tell(key, advert).await;
         inner.tasks.spawn(producer.clone().run(inner.endpoint.clone(), inner.given.clone()));
