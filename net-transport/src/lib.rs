@@ -35,12 +35,13 @@ mod metrics;
 mod neighbour;
 #[cfg(feature = "link")]
 mod outbox;
-#[cfg(feature = "link")]
 mod pair;
 mod peer;
 mod prf;
 #[cfg(feature = "link")]
 mod quic;
+#[cfg(feature = "sim")]
+pub mod sim;
 #[cfg(feature = "link")]
 mod socket;
 #[cfg(feature = "link")]
@@ -70,7 +71,6 @@ pub use keys::{
 pub use link::{RecvStream, SendStream, StreamError};
 #[cfg(feature = "link")]
 pub use metrics::Metrics;
-#[cfg(feature = "link")]
 pub use pair::Pair;
 pub use peer::Peer;
 pub use prf::prf;

@@ -1,13 +1,14 @@
-//! What a join names: a channel and one of its origins.
+//! What is joined, served and forwarded: one origin's frames in one channel.
+
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::ShortId;
 
-/// A channel and one origin that produces it: the unit of joining.
+/// One origin's frames in one channel: the full channel hash and the origin's full public key.
 ///
-/// Both are full: the channel hash and the origin's public key. Frames carry only the first 8 bytes of each
-/// ([`Pair::prefix`]).
+/// Frames carry only the first 8 bytes of each ([`Pair::prefix`]), which are hints; decisions are made on the pair.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Pair {
     /// The channel hash.
@@ -20,18 +21,21 @@ pub struct Pair {
 pub(crate) type Prefix = (u64, ShortId);
 
 impl Pair {
-    /// What a frame's header says of this pair.
+    /// What a frame's header says of this pair: the first 8 bytes of the channel hash (little-endian), and the short
+    /// id of the origin.
     #[must_use]
     pub fn prefix(&self) -> (u64, ShortId) {
-        let mut channel = [0; 8];
-        channel.copy_from_slice(&self.channel[..8]);
-        (u64::from_le_bytes(channel), ShortId::of(&self.origin))
+        let first: [u8; 8] = std::array::from_fn(|i| self.channel[i]);
+        (u64::from_le_bytes(first), ShortId::of(&self.origin))
     }
 }
 
-impl std::fmt::Debug for Pair {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (channel, origin) = self.prefix();
-        write!(f, "Pair({channel:016x}, {origin})")
+impl fmt::Debug for Pair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for byte in &self.channel[..4] {
+            write!(f, "{byte:02x}")?;
+        }
+        f.write_str("@")?;
+        fmt::Display::fmt(&ShortId::of(&self.origin), f)
     }
 }

@@ -1,5 +1,9 @@
 //! Integration tests of net-transport, one module per theme.
 
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "helpers of tests fail as tests do")]
+
+#[cfg(feature = "link")]
+mod bad_messages;
 #[cfg(feature = "link")]
 mod handshake;
 #[cfg(feature = "link")]
@@ -13,5 +17,23 @@ mod link_neighbours;
 #[cfg(feature = "link")]
 mod link_streams;
 #[cfg(feature = "link")]
+mod noise;
+#[cfg(feature = "link")]
 mod pair;
+#[cfg(feature = "link")]
+mod recorder;
+#[cfg(feature = "sim")]
+mod sim_links;
+#[cfg(feature = "sim")]
+mod sim_mesh;
+#[cfg(feature = "sim")]
+mod sim_nat;
+#[cfg(feature = "sim")]
+mod sim_nodes;
+#[cfg(feature = "sim")]
+mod sim_quinn;
+#[cfg(feature = "sim")]
+mod sim_weather;
+#[cfg(feature = "link")]
+mod talk;
 mod ticket;

@@ -9,7 +9,9 @@ use bytes::{Bytes, BytesMut};
 use net_transport::crypto::{
     self, ConnectionIds, Entropy, LinkIdentity, client_config, reset_key, server_config, token_key,
 };
-use net_transport::{Admission, Mesh, MeshId, NodeKeys, OpenAdmission, Psk, Seed, StaticBinding};
+use net_transport::{
+    Admission, AdvertId, Header, Mesh, MeshId, NodeId, NodeKeys, OpenAdmission, Psk, Refusal, Seed, StaticBinding,
+};
 use quinn_proto::{
     ClientConfig, Connection, ConnectionError, ConnectionHandle, ConnectionId, DatagramEvent, Dir, Endpoint,
     EndpointConfig, Event, Incoming, ServerConfig, StreamId, TransportConfig,
@@ -23,6 +25,23 @@ pub(crate) fn mesh(generation: u8) -> Mesh {
 
 pub(crate) fn psk(generation: u8) -> Psk {
     Psk::new([generation ^ 0x5a; 32])
+}
+
+/// Admits nobody.
+pub(crate) struct Refuse;
+
+impl Admission for Refuse {
+    fn member(&self, _: &NodeId, _: &[u8]) -> Result<(), Refusal> {
+        Err(Refusal("banned"))
+    }
+
+    fn check(&self, _: &Header, _: &NodeId) -> Result<(), Refusal> {
+        Err(Refusal("banned"))
+    }
+
+    fn advert(&self, _: &[u8]) -> Result<AdvertId, Refusal> {
+        Err(Refusal("banned"))
+    }
 }
 
 /// Everything that makes a node, to be changed before it is started.
@@ -49,23 +68,27 @@ impl Node {
         }
     }
 
-    pub(crate) fn start(self) -> End {
-        let entropy = Entropy::seeded(self.entropy_seed);
+    /// What its sessions are made of.
+    pub(crate) fn parts(self) -> (Arc<LinkIdentity>, Arc<dyn Admission>, Entropy) {
         let identity = Arc::new(LinkIdentity::new(self.keys, self.mesh));
         identity.set_credential(self.credential).unwrap();
+        (identity, self.admission, Entropy::seeded(self.entropy_seed))
+    }
+
+    pub(crate) fn start(self) -> End {
+        let (retry, versions) = (self.retry, self.versions.clone());
+        let (identity, admission, entropy) = self.parts();
         let mut endpoint = EndpointConfig::new(reset_key(identity.keys()));
         let (ids, keys) = (entropy.clone(), identity.keys().clone());
-        endpoint
-            .cid_generator(move || Box::new(ConnectionIds::new(&keys, ids.clone())))
-            .supported_versions(self.versions);
-        let server = server_config(identity.clone(), self.admission, entropy.clone());
+        endpoint.cid_generator(move || Box::new(ConnectionIds::new(&keys, ids.clone()))).supported_versions(versions);
+        let server = server_config(identity.clone(), admission, entropy.clone());
         let server = ServerConfig::new(server, token_key(identity.keys()));
         let seed = identity.keys().derive("net test quinn seed");
         End {
             endpoint: Endpoint::new(Arc::new(endpoint), Some(Arc::new(server)), true, Some(seed)),
             identity,
             entropy,
-            retry: self.retry,
+            retry,
             connections: Vec::new(),
             inbox: VecDeque::new(),
             answers: Vec::new(),
@@ -188,19 +211,25 @@ impl Pair {
         self.run_with(&mut |_, _| true);
     }
 
-    /// Carries datagrams, letting time pass when none is on its way, until both ends are silent for good or both are
-    /// connected and have nothing more to say.
+    /// Carries datagrams, letting time pass when none is on its way, until nothing moves and every connection is either
+    /// connected or lost.
     pub(crate) fn run_with(&mut self, tap: &mut Tap<'_>) {
-        for _ in 0..10_000 {
-            let moved = self.carry(tap);
-            let settled = self.ends().all(|end| end.connections.iter().all(|l| l.connected || l.lost.is_some()))
-                && !self.responder.connections.is_empty();
-            if moved {
+        self.run_until(tap, |pair| {
+            let settled = |end: &End| end.connections.iter().all(|link| link.connected || link.lost.is_some());
+            settled(&pair.initiator) && settled(&pair.responder)
+        });
+    }
+
+    /// Carries datagrams and lets time pass until nothing moves and the condition holds.
+    pub(crate) fn run_until(&mut self, tap: &mut Tap<'_>, mut done: impl FnMut(&Self) -> bool) {
+        for _ in 0..100_000 {
+            if self.carry(tap) {
                 continue;
             }
-            if settled || !self.pass_time() {
+            if done(self) {
                 return;
             }
+            assert!(self.pass_time(), "nothing moves, no timer runs, and the end is not reached");
         }
         panic!("the two ends never come to rest");
     }
@@ -236,13 +265,18 @@ impl Pair {
         let Some(next) = links.filter_map(|link| link.quic.poll_timeout()).min() else {
             return false;
         };
-        self.now = self.now.max(next);
+        self.advance(next.saturating_duration_since(self.now));
+        true
+    }
+
+    /// Lets this much time pass at once.
+    pub(crate) fn advance(&mut self, by: Duration) {
+        self.now += by;
         for link in self.initiator.connections.iter_mut().chain(&mut self.responder.connections) {
             if link.quic.poll_timeout().is_some_and(|at| at <= self.now) {
                 link.quic.handle_timeout(self.now);
             }
         }
-        true
     }
 
     /// Puts a datagram before an end as if it came from the other.

@@ -92,3 +92,18 @@ fn codes_of_errors_are_told_apart() {
     assert_eq!(HandshakeError::from_code(0x100), None);
     assert_eq!(HandshakeError::from_code(0x16d), None, "quinn's own: transport parameters missing");
 }
+
+/// The signed texts of `docs/spec/link.md`, put together by hand.
+#[test]
+fn signatures_are_over_exactly_these_bytes() {
+    let (i, r) = (keys(1), keys(2));
+    let a_r = auth_responder(&r, &HASH);
+    let text = [&b"net link auth\0\x02"[..], r.id().as_bytes(), &[0; 32], &HASH].concat();
+    assert_eq!(a_r, [&r.binding().to_bytes()[..], &r.sign(&text)].concat());
+
+    let signed = [&i.binding().to_bytes()[..], b"credential"].concat();
+    let text =
+        [&b"net link auth\0\x01"[..], i.id().as_bytes(), r.id().as_bytes(), &HASH, blake3::hash(&signed).as_bytes()]
+            .concat();
+    assert_eq!(auth_initiator(&i, b"credential", &r.id(), &HASH), [&signed[..], &i.sign(&text)].concat());
+}

@@ -1,0 +1,273 @@
+//! The task that drives a node's subscriptions, and what it shares with the handles.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex};
+
+use bytes::{Bytes, BytesMut};
+use net_identity::Signer;
+use net_transport::{Endpoint, Event, Frame, FrameReceiver, NodeId, Pair};
+use tokio::sync::{Notify, broadcast, mpsc, oneshot};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::debug;
+
+use crate::bus::environment::Environment;
+use crate::bus::given::Given;
+use crate::bus::producer::{Producer, lock};
+use crate::bus::streams;
+use crate::bus::subscription::Queue;
+use crate::core::{Action, Counters, From, Known, Message, Source, SubId, Subscriptions};
+use crate::{Advert, FloorFile, Pattern};
+
+/// What the hub, the handles and the streams share.
+pub(crate) struct Inner {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) environment: Environment,
+    pub(crate) signer: Arc<dyn Signer>,
+    pub(crate) given: Arc<Given>,
+    pub(crate) producers: Mutex<HashMap<Pair, Arc<Producer>>>,
+    pub(crate) grants: broadcast::Sender<(NodeId, Arc<Vec<u8>>)>,
+    pub(crate) floor: Mutex<Option<FloorFile>>,
+    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) reports: Reports,
+    pub(crate) cancel: CancellationToken,
+    pub(crate) tasks: TaskTracker,
+}
+
+/// What applications took and which subscriptions they dropped; told without waiting, because `poll` and `drop` cannot.
+#[derive(Debug, Default)]
+pub(crate) struct Reports {
+    pub(crate) taken: Mutex<BTreeSet<SubId>>,
+    pub(crate) dropped: Mutex<Vec<SubId>>,
+    pub(crate) notify: Notify,
+}
+
+/// What handles ask of the hub.
+pub(crate) enum Command {
+    Subscribe { pattern: Pattern, from: From, queue: Arc<Queue>, id: oneshot::Sender<SubId> },
+    Advert(Bytes),
+    Known { answer: oneshot::Sender<Vec<(Pair, Known)>> },
+    Counters { answer: oneshot::Sender<Counters> },
+    Lag { sub: SubId, answer: oneshot::Sender<Vec<(Arc<Source>, u64)>> },
+}
+
+/// What comes from the streams that this node opened.
+pub(crate) enum PeerInput {
+    Message { from: NodeId, body: BytesMut },
+    Lost { node: NodeId },
+}
+
+pub(crate) struct Hub {
+    inner: Arc<Inner>,
+    subscriptions: Subscriptions,
+    queues: BTreeMap<SubId, Arc<Queue>>,
+    outboxes: BTreeMap<NodeId, mpsc::Sender<Vec<u8>>>,
+    inputs: mpsc::Sender<PeerInput>,
+    next_sub: SubId,
+}
+
+pub(crate) struct HubInputs {
+    pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) events: mpsc::Receiver<Event>,
+    pub(crate) frames: FrameReceiver,
+}
+
+/// Messages that wait for one stream.
+const OUTBOX_LEN: usize = 16_384;
+const INPUTS_LEN: usize = 64;
+const FRAMES_AT_ONCE: usize = 64;
+
+impl Hub {
+    pub(crate) fn spawn(inner: Arc<Inner>, subscriptions: Subscriptions, mut inputs: HubInputs) {
+        let (sender, mut peer_inputs) = mpsc::channel(INPUTS_LEN);
+        let tasks = inner.tasks.clone();
+        let mut hub = Self {
+            inner,
+            subscriptions,
+            queues: BTreeMap::new(),
+            outboxes: BTreeMap::new(),
+            inputs: sender,
+            next_sub: 1,
+        };
+        tasks.spawn(async move {
+            let cancel = hub.inner.cancel.clone();
+            let inner = hub.inner.clone();
+            let mut frames: Vec<Frame> = Vec::with_capacity(FRAMES_AT_ONCE);
+            loop {
+                let timeout = hub.subscriptions.poll_timeout().map(Instant::from_std);
+                tokio::select! {
+                    biased;
+                    () = cancel.cancelled() => break,
+                    Some(command) = inputs.commands.recv() => hub.handle_command(command),
+                    Some(event) = inputs.events.recv() => hub.handle_event(event),
+                    () = inner.reports.notify.notified() => hub.handle_reports(),
+                    () = sleep_until(timeout) => hub.subscriptions.handle_timeout(now()),
+                    Some(input) = peer_inputs.recv() => hub.handle_input(input),
+                    n = inputs.frames.recv_many(&mut frames, FRAMES_AT_ONCE) => {
+                        if n == 0 {
+                            break;
+                        }
+                        for frame in frames.drain(..) {
+                            // Its permit goes back when the frame has been handled, so that what is under way stays bounded.
+                            let Frame { bytes, .. } = frame;
+                            hub.subscriptions.handle_frame(now(), bytes.freeze());
+                        }
+                    }
+                }
+                hub.act();
+            }
+            for queue in hub.queues.values() {
+                queue.close();
+            }
+        });
+    }
+
+    fn handle_command(&mut self, command: Command) {
+        match command {
+            Command::Subscribe { pattern, from, queue, id } => {
+                let sub = self.next_sub;
+                self.next_sub += 1;
+                if id.send(sub).is_ok() {
+                    self.queues.insert(sub, queue);
+                    self.subscriptions.subscribe(now(), sub, pattern, from);
+                }
+            }
+            Command::Advert(bytes) => self.handle_advert(&bytes),
+            // Whoever asked may have gone; then there is nobody to tell.
+            Command::Known { answer } => {
+                let known = self.subscriptions.known().map(|(pair, known)| (*pair, known.clone())).collect();
+                let _ = answer.send(known);
+            }
+            Command::Counters { answer } => {
+                let _ = answer.send(*self.subscriptions.counters());
+            }
+            Command::Lag { sub, answer } => {
+                let _ = answer.send(self.subscriptions.lag(sub));
+            }
+        }
+    }
+
+    fn handle_event(&mut self, event: Event) {
+        match event {
+            Event::Advert { bytes, .. } => self.handle_advert(&bytes),
+            Event::AdvertsGone { node } => {
+                let gone: Vec<Pair> = self
+                    .subscriptions
+                    .known()
+                    .filter(|(_, known)| known.node == node)
+                    .map(|(pair, _)| *pair)
+                    .collect();
+                for pair in gone {
+                    self.subscriptions.handle_advert(now(), pair, None);
+                }
+            }
+            Event::Joined { pair, .. } => self.subscriptions.handle_joined(now(), pair),
+            Event::Unjoined { pair, .. } => self.subscriptions.handle_unjoined(now(), pair),
+            Event::LinkDown { node } => {
+                self.outboxes.remove(&node);
+                self.subscriptions.handle_peer_lost(now(), &node);
+            }
+            _ => {}
+        }
+    }
+
+    fn handle_advert(&mut self, bytes: &[u8]) {
+        let Ok(verified) = Advert::verify(bytes, &self.inner.endpoint.mesh()) else { return };
+        let advert = verified.advert();
+        let pair = Pair { channel: verified.channel().0, origin: *advert.origin.as_bytes() };
+        let known =
+            Known { name: advert.name.clone(), node: advert.node, entity: advert.entity, class: advert.class };
+        self.subscriptions.handle_advert(now(), pair, (!advert.closed).then_some(known));
+    }
+
+    fn handle_input(&mut self, input: PeerInput) {
+        match input {
+            PeerInput::Message { from, body } => match Message::decode(&body) {
+                Ok(message) => self.subscriptions.handle_message(now(), from, &message),
+                Err(error) => {
+                    debug!(%from, %error, "closing the stream");
+                    self.outboxes.remove(&from);
+                }
+            },
+            PeerInput::Lost { node } => {
+                // A newer stream to the node may be there already: then what was lost is asked on that one.
+                if self.outboxes.get(&node).is_none_or(mpsc::Sender::is_closed) {
+                    self.outboxes.remove(&node);
+                    self.subscriptions.handle_peer_lost(now(), &node);
+                }
+            }
+        }
+    }
+
+    fn handle_reports(&mut self) {
+        let taken = std::mem::take(&mut *lock(&self.inner.reports.taken));
+        for sub in taken {
+            if let Some(queue) = self.queues.get(&sub) {
+                self.subscriptions.handle_taken(now(), sub, queue.take_taken());
+            }
+        }
+        let dropped = std::mem::take(&mut *lock(&self.inner.reports.dropped));
+        for sub in dropped {
+            self.queues.remove(&sub);
+            self.subscriptions.unsubscribe(sub);
+        }
+    }
+
+    /// Carries out what the subscriptions want done.
+    fn act(&mut self) {
+        while let Some(action) = self.subscriptions.poll_action() {
+            match action {
+                Action::Deliver { sub, delivery } => {
+                    if let Some(queue) = self.queues.get(&sub) {
+                        queue.push(delivery);
+                    }
+                }
+                Action::Join { pair, node } => self.inner.endpoint.join(pair, node),
+                Action::Unjoin { pair } => self.inner.endpoint.unjoin(&pair),
+                Action::Full { pair, full } => self.inner.endpoint.set_full(&pair, full),
+                Action::Send { to, message } if to == self.inner.endpoint.id() => self.send_to_self(&message),
+                Action::Send { to, message } => self.send(to, message),
+            }
+        }
+    }
+
+    /// A node that subscribes to its own channels speaks to itself in the same messages.
+    fn send_to_self(&mut self, message: &[u8]) {
+        let me = self.inner.endpoint.id();
+        let message = Message::decode(&message[4..]).expect("this node just encoded it");
+        for answer in streams::answer(&self.inner, me, &message) {
+            let answer = Message::decode(&answer[4..]).expect("this node just encoded it");
+            self.subscriptions.handle_message(now(), me, &answer);
+        }
+    }
+
+    fn send(&mut self, to: NodeId, message: Vec<u8>) {
+        let outbox = match self.outboxes.get(&to) {
+            Some(outbox) if !outbox.is_closed() => outbox,
+            _ => {
+                let (outbox, messages) = mpsc::channel(OUTBOX_LEN);
+                let (endpoint, inputs) = (self.inner.endpoint.clone(), self.inputs.clone());
+                self.inner.tasks.spawn(streams::run_outgoing(endpoint, to, messages, inputs));
+                self.outboxes.insert(to, outbox);
+                &self.outboxes[&to]
+            }
+        };
+        if outbox.try_send(message).is_err() {
+            // The peer does not read: what was asked is asked again on a new stream.
+            self.outboxes.remove(&to);
+            self.subscriptions.handle_peer_lost(now(), &to);
+        }
+    }
+}
+
+fn now() -> std::time::Instant {
+    Instant::now().into_std()
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

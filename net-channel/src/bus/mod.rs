@@ -1,0 +1,405 @@
+//! Publish and subscribe on the links of a node: the shell around [`crate::core`].
+
+mod channel;
+mod environment;
+mod gate;
+mod given;
+mod hub;
+mod producer;
+mod receipt;
+mod streams;
+mod subscription;
+mod typed;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use net_identity::{EntityId, SignError, Signer};
+use net_transport::{Endpoint, Inbox, NodeId, Pair};
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use channel::{Channel, ChannelBuilder, Delivered, Publish};
+pub use environment::Environment;
+pub use gate::OpenGate;
+pub use receipt::{Ack, Receipt};
+pub use subscription::{SubscribeBuilder, SubscribeError, Subscription};
+pub use typed::{PublishValueError, TypedChannel, TypedItem, TypedSubscription};
+
+use crate::bus::channel::ChannelOptions;
+use crate::bus::given::Given;
+use crate::bus::hub::{Command, Hub, HubInputs, Inner, Reports};
+use crate::bus::producer::{Making, Producer, lock};
+use crate::core::{Counters, From, Known, Limits, PROTOCOL, Publisher, Source, SubId, Subscriptions};
+use crate::{
+    Advert, ChannelName, Class, FloorError, FloorFile, NameError, Pattern, PushError, SealError, SenderKey,
+    SeqsExhausted, first_seq,
+};
+
+/// How a bus runs.
+#[non_exhaustive]
+pub struct BusConfig {
+    /// The key that signs this node's batches; one process at one place holds it.
+    pub signer: Arc<dyn Signer>,
+    /// For whom the origin speaks; the origin itself if nothing is given.
+    pub entity: Option<EntityId>,
+    /// The file that keeps seqs from being reused after a crash. Without one, only the wall clock does: for origins
+    /// whose key is never used again.
+    pub floor: Option<PathBuf>,
+    /// Bounds of the subscriptions.
+    pub limits: Limits,
+    /// Wall clock and randomness.
+    pub environment: Environment,
+}
+
+impl BusConfig {
+    /// The defaults, for an origin with this key.
+    #[must_use]
+    pub fn new(signer: Arc<dyn Signer>) -> Self {
+        Self { signer, entity: None, floor: None, limits: Limits::default(), environment: Environment::default() }
+    }
+}
+
+impl std::fmt::Debug for BusConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BusConfig").field("origin", &self.signer.id()).field("floor", &self.floor).finish_non_exhaustive()
+    }
+}
+
+/// Publish and subscribe on one node. A cheap handle.
+#[derive(Clone)]
+pub struct Bus {
+    inner: Arc<Inner>,
+    entity: EntityId,
+}
+
+/// Why a bus did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The file that keeps seqs from being reused cannot be used.
+    #[error(transparent)]
+    Floor(#[from] FloorError),
+    /// Another bus runs on this endpoint.
+    #[error("another bus runs on this endpoint")]
+    Taken,
+}
+
+/// Why a channel was not opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenChannelError {
+    /// The name is not one.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// The file that keeps seqs from being reused cannot be written.
+    #[error(transparent)]
+    Floor(#[from] FloorError),
+    /// No seqs are left for this origin.
+    #[error(transparent)]
+    Exhausted(#[from] SeqsExhausted),
+    /// The origin's key cannot sign.
+    #[error(transparent)]
+    Sign(#[from] SignError),
+    /// The origin's key signs what it cannot verify.
+    #[error("the signer does not sign with the key that it names")]
+    Key,
+    /// The node was closed.
+    #[error("the node is closed")]
+    Closed,
+}
+
+/// Why an event was not published.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PublishError {
+    /// Payload, key and headers together are too large.
+    #[error("an event of {len} bytes, the limit is {limit}: publish larger things in parts")]
+    TooLarge {
+        /// Bytes it has.
+        len: usize,
+        /// Bytes it may have.
+        limit: usize,
+    },
+    /// Its key or its headers are not as they must be.
+    #[error(transparent)]
+    Refused(PushError),
+    /// The queue is full.
+    #[error("the queue of this channel is full ({limit} bytes): await `publish`, or try again later")]
+    QueueFull {
+        /// Bytes the queue holds.
+        limit: usize,
+    },
+    /// The channel or the node was closed.
+    #[error("the channel is closed")]
+    Closed,
+    /// The batch could not be sealed, for example because the key is out of reach.
+    #[error("the batch could not be sealed: {0}")]
+    Seal(String),
+}
+
+impl PublishError {
+    fn seal(error: impl std::fmt::Display) -> Self {
+        Self::Seal(error.to_string())
+    }
+}
+
+impl std::convert::From<PushError> for PublishError {
+    fn from(error: PushError) -> Self {
+        match error {
+            PushError::TooLarge { len, limit } => Self::TooLarge { len, limit },
+            error => Self::Refused(error),
+        }
+    }
+}
+
+impl std::convert::From<SealError> for PublishError {
+    fn from(error: SealError) -> Self {
+        Self::seal(error)
+    }
+}
+
+/// A producer that this node knows of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChannelInfo {
+    /// The channel's name.
+    pub name: ChannelName,
+    /// The key that signs.
+    pub origin: EntityId,
+    /// For whom the origin speaks.
+    pub entity: EntityId,
+    /// Where it runs.
+    pub node: NodeId,
+    /// Reliable or realtime.
+    pub class: Class,
+}
+
+const COMMANDS_LEN: usize = 1_024;
+const GRANTS_LEN: usize = 4_096;
+
+impl Bus {
+    /// Starts a bus on an endpoint, whose admission must know adverts ([`OpenGate`]).
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start(endpoint: Endpoint, inbox: Inbox, config: BusConfig) -> Result<Self, StartError> {
+        let BusConfig { signer, entity, floor, limits, environment } = config;
+        let mut acceptor = endpoint.accept(PROTOCOL).map_err(|_| StartError::Taken)?;
+        let floor = floor.map(FloorFile::open).transpose()?;
+        let entity = entity.unwrap_or_else(|| signer.id());
+        let (commands, command_inputs) = mpsc::channel(COMMANDS_LEN);
+        let subscriptions = Subscriptions::new(endpoint.id(), endpoint.mesh(), limits);
+        let inner = Arc::new(Inner {
+            endpoint,
+            environment,
+            signer,
+            given: Arc::default(),
+            producers: Mutex::default(),
+            grants: broadcast::Sender::new(GRANTS_LEN),
+            floor: Mutex::new(floor),
+            commands,
+            reports: Reports::default(),
+            cancel: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        });
+        let inputs = HubInputs { commands: command_inputs, events: inbox.events, frames: inbox.frames };
+        Hub::spawn(inner.clone(), subscriptions, inputs);
+        let accepting = inner.clone();
+        inner.tasks.spawn(async move {
+            let cancel = accepting.cancel.clone();
+            while let Some(Some(stream)) = cancel.run_until_cancelled(acceptor.next()).await {
+                let (inner, cancel) = (accepting.clone(), cancel.clone());
+                accepting.tasks.spawn(async move {
+                    let serve = streams::run_incoming(inner, stream.node, stream.send, stream.recv);
+                    cancel.run_until_cancelled(serve).await
+                });
+            }
+        });
+        Ok(Self { inner, entity })
+    }
+
+    /// A channel to publish on: `bus.channel("quakes/ak").open().await?`.
+    pub fn channel(&self, name: &str) -> ChannelBuilder {
+        ChannelBuilder { bus: self.clone(), name: name.to_owned(), options: ChannelOptions::default() }
+    }
+
+    /// A subscription to every channel that matches: `bus.subscribe("quakes/*").await?`.
+    pub fn subscribe(&self, pattern: &str) -> SubscribeBuilder {
+        SubscribeBuilder { bus: self.clone(), pattern: Pattern::open(pattern, &self.inner.endpoint.id()), from: From::Live }
+    }
+
+    /// The producers that this node knows of, its own among them.
+    pub async fn channels(&self) -> Vec<ChannelInfo> {
+        let (answer, known) = oneshot::channel();
+        let known = self.ask(Command::Known { answer }, known).await.unwrap_or_default();
+        let info = |(pair, known): (Pair, Known)| ChannelInfo {
+            name: known.name,
+            origin: EntityId::from_bytes(pair.origin),
+            entity: known.entity,
+            node: known.node,
+            class: known.class,
+        };
+        known.into_iter().map(info).collect()
+    }
+
+    /// What this node's subscriptions have seen.
+    pub async fn counters(&self) -> Counters {
+        let (answer, counters) = oneshot::channel();
+        self.ask(Command::Counters { answer }, counters).await.unwrap_or_default()
+    }
+
+    /// The key that signs this node's batches.
+    #[must_use]
+    pub fn origin(&self) -> EntityId {
+        self.inner.signer.id()
+    }
+
+    /// The links below.
+    #[must_use]
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.inner.endpoint
+    }
+
+    /// Seals and sends what is queued on every channel, ends the subscriptions, and stops. The endpoint stays open.
+    pub async fn close(&self) {
+        let producers: Vec<_> = lock(&self.inner.producers).values().cloned().collect();
+        for producer in producers {
+            producer.close();
+            producer.flush().await;
+        }
+        self.inner.cancel.cancel();
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+    }
+
+    async fn ask<T>(&self, command: Command, answer: oneshot::Receiver<T>) -> Option<T> {
+        self.inner.commands.send(command).await.ok()?;
+        let mut answer = answer;
+        tokio::select! {
+            biased;
+            answer = &mut answer => answer.ok(),
+            () = self.inner.cancel.cancelled() => None,
+        }
+    }
+
+    pub(crate) fn given(&self) -> &Given {
+        &self.inner.given
+    }
+
+    pub(crate) fn report_taken(&self, sub: SubId) {
+        lock(&self.inner.reports.taken).insert(sub);
+        self.inner.reports.notify.notify_one();
+    }
+
+    pub(crate) fn report_dropped(&self, sub: SubId) {
+        lock(&self.inner.reports.dropped).push(sub);
+        self.inner.reports.notify.notify_one();
+    }
+
+    pub(crate) async fn lag(&self, sub: SubId) -> Vec<(Arc<Source>, u64)> {
+        let (answer, lag) = oneshot::channel();
+        self.ask(Command::Lag { sub, answer }, lag).await.unwrap_or_default()
+    }
+
+    pub(crate) async fn make_subscription(&self, pattern: Pattern, from: From) -> Result<Subscription, SubscribeError> {
+        let (id, made) = oneshot::channel();
+        let queue = Arc::default();
+        let positions = if let From::Cursor(cursor) = &from { cursor.clone() } else { Default::default() };
+        let command = Command::Subscribe { pattern, from, queue: Arc::clone(&queue), id };
+        let id = self.ask(command, made).await.ok_or(SubscribeError::Closed)?;
+        Ok(Subscription { id, bus: self.clone(), queue, taken: Default::default(), current: None, positions })
+    }
+
+    pub(crate) async fn open_producer(&self, name: &str, options: ChannelOptions) -> Result<Arc<Producer>, OpenChannelError> {
+        let inner = &self.inner;
+        if inner.cancel.is_cancelled() {
+            return Err(OpenChannelError::Closed);
+        }
+        let name = ChannelName::open(name, &inner.endpoint.id())?;
+        let mesh = inner.endpoint.mesh();
+        let pair = Pair { channel: name.hash(&mesh).0, origin: *inner.signer.id().as_bytes() };
+        // A scope of its own, so that the future of `open` can move between threads.
+        let (producer, key, advert) = {
+            let mut producers = lock(&inner.producers);
+            if let Some(producer) = producers.get(&pair) {
+                return Ok(producer.clone());
+            }
+            let incarnation = self.begin_incarnation()?;
+            let now = tokio::time::Instant::now().into_std();
+            let key = SenderKey::new(inner.environment.random());
+            let producer = Arc::new(Producer::new(Making {
+                name: name.clone(),
+                pair,
+                publisher: Publisher::new(pair, incarnation, key, now, options.cache_bytes_max),
+                signer: inner.signer.clone(),
+                grants: inner.grants.clone(),
+                environment: inner.environment.clone(),
+                mesh,
+                visibility: options.visibility,
+                priority: options.priority,
+                queue_bytes_max: options.queue_bytes_max,
+            }));
+            let (key, advert) = self.advert(&producer, options, false)?;
+            producers.insert(pair, producer.clone());
+            (producer, key, advert)
+        };
+        inner.endpoint.serve(pair);
+        self.tell(key, advert).await;
+        inner.tasks.spawn(producer.clone().run(inner.endpoint.clone(), inner.given.clone()));
+        Ok(producer)
+    }
+
+    /// Tells the mesh, and the subscriptions of this node, what its producers do.
+    async fn tell(&self, key: [u8; 32], advert: Vec<u8>) {
+        let advert = Bytes::from(advert);
+        if let Err(error) = self.inner.endpoint.advertise(key, advert.clone()) {
+            tracing::warn!(%error, "a channel is not advertised");
+        }
+        // The hub is gone when the node was closed; then nobody here subscribes.
+        let _ = self.inner.commands.send(Command::Advert(advert)).await;
+    }
+
+    /// The first seq of a new incarnation; the floor is on disk when this returns.
+    fn begin_incarnation(&self) -> Result<u64, OpenChannelError> {
+        let mut floor = lock(&self.inner.floor);
+        let unix_ns = self.inner.environment.unix_ns();
+        let Some(file) = floor.as_mut() else { return Ok(first_seq(unix_ns, 0, 0)?) };
+        Ok(file.begin(unix_ns, 0)?)
+    }
+
+    fn advert(&self, producer: &Producer, options: ChannelOptions, closed: bool) -> Result<([u8; 32], Vec<u8>), OpenChannelError> {
+        let inner = &self.inner;
+        let mesh = inner.endpoint.mesh();
+        let advert = Advert {
+            name: producer.name.clone(),
+            class: Class::Reliable,
+            visibility: options.visibility,
+            capability: [0; 32],
+            origin: producer.origin,
+            entity: self.entity,
+            node: inner.endpoint.id(),
+            seq: producer.next_advert_seq(inner.environment.unix_ms()),
+            closed,
+        };
+        let bytes = advert.sign(&mesh, &*inner.signer)?;
+        let verified = Advert::verify(&bytes, &mesh).map_err(|_| OpenChannelError::Key)?;
+        Ok((verified.advert_id().key, bytes))
+    }
+
+    pub(crate) async fn close_producer(&self, producer: &Arc<Producer>) {
+        producer.close();
+        producer.flush().await;
+        match self.advert(producer, ChannelOptions::default(), true) {
+            Ok((key, advert)) => self.tell(key, advert).await,
+            Err(error) => tracing::warn!(%error, "the end of a channel is not advertised"),
+        }
+    }
+}
+
+impl std::fmt::Debug for Bus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Bus").field("node", &self.inner.endpoint.id()).finish_non_exhaustive()
+    }
+}

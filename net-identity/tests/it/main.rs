@@ -1,0 +1,4 @@
+//! What users of this crate rely on.
+
+mod eddsa;
+mod keystore;

@@ -1,0 +1,68 @@
+//! `cargo xtask bench`: the crates' own benchmarks, and the comparisons in `bench/`.
+
+use anyhow::{Result, bail};
+
+use crate::run::{aloud, cargo, output};
+use crate::workspace::Workspace;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Which one; without a name they are listed.
+    name: Option<String>,
+    /// Handed on to the benchmark.
+    #[arg(last = true)]
+    rest: Vec<String>,
+}
+
+/// Programs of the workspace `bench/`: ours against a peer, in the same run.
+const COMPARISONS: &[(&str, &str)] =
+    &[("link", "bulk goodput of one stream against quinn with rustls and ChaCha20-Poly1305")];
+
+/// Runs the benchmark of that name, or lists them all.
+pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
+    let ours: Vec<(&str, &str)> = ws
+        .packages
+        .iter()
+        .flat_map(|package| package.targets.iter().map(move |target| (package.name.as_str(), target)))
+        .filter(|(_, target)| target.kind.contains("bench"))
+        .map(|(package, target)| (package, target.name.as_str()))
+        .collect();
+    let Some(name) = &args.name else {
+        for (package, name) in &ours {
+            println!("{name:<12} a hot function of {package}");
+        }
+        for (name, what) in COMPARISONS {
+            println!("{name:<12} {what}");
+        }
+        return Ok(());
+    };
+    if COMPARISONS.iter().any(|(known, _)| known == name) {
+        let mut command = cargo(&ws.root.join("bench"));
+        command
+            .args(["run", "--release", "--locked", "--quiet", "--bin", name, "--target-dir"])
+            .arg(ws.target.join("bench"));
+        return aloud(command.arg("--").args(&args.rest).env("NET_COMMIT", commit(ws)));
+    }
+    let mut found = false;
+    for (package, _) in ours.iter().filter(|(_, known)| known == name) {
+        found = true;
+        let mut command = cargo(&ws.root);
+        command.args(["bench", "--package", package, "--bench", name, "--all-features", "--locked", "--"]);
+        aloud(command.args(&args.rest))?;
+    }
+    if !found {
+        bail!("there is no benchmark {name:?}: `cargo xtask bench` lists them");
+    }
+    Ok(())
+}
+
+/// What the figures are figures of.
+fn commit(ws: &Workspace) -> String {
+    output(std::process::Command::new("git").current_dir(&ws.root).args([
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=12",
+    ]))
+    .map_or_else(|_| "unknown".into(), |text| text.trim().to_owned())
+}
