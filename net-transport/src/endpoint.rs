@@ -162,6 +162,7 @@ impl Endpoint {
             closed: Default::default(),
             tasks: Default::default(),
             timer: Default::default(),
+            addresses_changed: Default::default(),
             entropy,
             link_ids: Default::default(),
             handshakes: Default::default(),

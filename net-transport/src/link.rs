@@ -118,6 +118,8 @@ pub(crate) async fn establish(
         Ok(Err(None)) | Err(_) => return Err(refuse(CloseCode::HELLO)),
         Ok(Err(Some(error))) => return Err(EstablishError::Connection(CloseCode::explain(&error))),
     };
+    // Back-pressure: while events are not taken nobody becomes a neighbour.
+    shared.events.room().await;
     let link = Arc::new(Link {
         id: shared.next_link_id(),
         node: identity.node,

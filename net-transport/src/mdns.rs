@@ -122,11 +122,10 @@ mod tests {
             .collect();
         let peer = parse(&hint, &mesh, &binding, 7, addresses.clone()).expect("it is genuine");
         let told: Vec<String> = peer.addresses.iter().map(ToString::to_string).collect();
-        assert_eq!((peer.node(), told), (keys.id(), vec![
-            "192.0.2.1:7".to_owned(),
-            "[2001:db8::1]:7".to_owned(),
-            "127.0.0.1:7".to_owned(),
-        ]));
+        assert_eq!(
+            (peer.node(), told),
+            (keys.id(), vec!["192.0.2.1:7".to_owned(), "[2001:db8::1]:7".to_owned(), "127.0.0.1:7".to_owned(),])
+        );
         let other = MeshId([2; 32]).hint();
         assert_eq!(parse(&other, &mesh, &binding, 7, addresses.clone()), None);
         assert_eq!(parse(&hint, &mesh, &binding, 0, addresses.clone()), None);

@@ -60,6 +60,8 @@ pub(crate) struct Shared {
     pub(crate) tasks: TaskTracker,
     /// Something may be due earlier than it was.
     pub(super) timer: Notify,
+    /// A neighbour sees this node elsewhere than before.
+    pub(super) addresses_changed: Notify,
     pub(super) entropy: Entropy,
     pub(super) link_ids: AtomicU64,
     /// Handshakes of others that are not complete.
@@ -263,7 +265,11 @@ impl Shared {
         // Where an accepted connection comes from need not be where its node can be dialled.
         let addresses = if link.dial.mine() { addresses } else { Vec::new() };
         state.dialer.linked(Instant::now(), link.node, Peer { binding: link.binding, addresses });
-        state.observed.extend(observed.map(|address| (link.node, address)));
+        if let Some(observed) = observed
+            && state.observed.insert(link.node, observed) != Some(observed)
+        {
+            self.addresses_changed.notify_one();
+        }
         self.counters.links_up.one();
         tracing::debug!(node = %link.node, "link up");
         self.events.push(Event::LinkUp { node: link.node, boot: link.boot });

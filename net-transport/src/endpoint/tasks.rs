@@ -43,13 +43,14 @@ impl Shared {
                 biased;
                 () = self.closing.cancelled() => return,
                 () = self.timer.notified() => {}
+                () = self.addresses_changed.notified() => look = Instant::now(),
                 () = sleep_until(due) => {}
             }
             let now = Instant::now();
             if now >= look {
                 look = now + ADDRESSES_EVERY;
+                self.update_addresses(now);
             }
-            self.update_addresses(now);
             let dials: Vec<(Peer, u64)> = {
                 let mut guard = lock(&self.state);
                 let state = &mut *guard;

@@ -9,7 +9,9 @@ use net_transport::{Mesh, MeshId, Psk};
 use tokio::net::UdpSocket;
 use tokio::time::timeout;
 
-use crate::link_kit::{DEADLINE, Node, RawPeer, about, eventually, hello, linked, pair, raw_client, raw_endpoint};
+use crate::link_kit::{
+    DEADLINE, Node, RawPeer, about, eventually, hello, linked, mesh, pair, raw_client, raw_endpoint,
+};
 
 #[tokio::test]
 async fn control_message_over_the_limit_ends_the_connection() {
@@ -75,7 +77,10 @@ async fn wrong_hellos_are_refused() {
         send.write_all(&bad).await.expect("written");
         send.finish().expect("open");
         let closed = timeout(DEADLINE, connection.closed()).await.expect("it is closed");
-        assert!(matches!(&closed, quinn::ConnectionError::ApplicationClosed(c) if c.error_code == 6u32.into()), "{closed}");
+        assert!(
+            matches!(&closed, quinn::ConnectionError::ApplicationClosed(c) if c.error_code == 6u32.into()),
+            "{closed}"
+        );
     }
 }
 
@@ -208,6 +213,29 @@ async fn five_hundred_initials_without_the_psk_get_no_answer() {
         assert_eq!(from, dialler, "nothing is answered");
     }
     assert_eq!(a.metrics().handshakes_retried, 0);
+}
+
+#[tokio::test]
+async fn half_open_handshakes_of_a_member_lead_to_retry_and_harm_nobody() {
+    let mut a = Node::start(1).await;
+    let relay = UdpSocket::bind("127.0.0.1:0").await.expect("loopback");
+    let (endpoint, identity) = raw_endpoint(4, mesh());
+    let relay_address = relay.local_addr().expect("bound");
+    let mut dials = Vec::new();
+    let mut buffer = vec![0; 65_536];
+    // First flights go there, and nothing comes back: each leaves a handshake half open.
+    while a.metrics().handshakes_retried < 100 {
+        let client = raw_client(&identity, a.peer().binding);
+        dials.push(endpoint.connect_with(client, relay_address, "net").expect("an address"));
+        let (len, _) = timeout(DEADLINE, relay.recv_from(&mut buffer)).await.expect("a dial comes").expect("read");
+        relay.send_to(&buffer[..len], a.address()).await.expect("sent");
+        tokio::task::yield_now().await;
+    }
+    // An honest member shows that its address is its own, and gets in.
+    let mut b = Node::start(2).await;
+    b.dial(&a);
+    a.link_up(b.id()).await;
+    b.link_up(a.id()).await;
 }
 
 #[tokio::test]
