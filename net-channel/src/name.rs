@@ -1,5 +1,6 @@
 //! Names of channels, and their hashes.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -93,6 +94,12 @@ impl AsRef<str> for ChannelName {
     }
 }
 
+impl Borrow<str> for ChannelName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
 impl FromStr for ChannelName {
     type Err = NameError;
 
@@ -110,8 +117,8 @@ impl Serialize for ChannelName {
 
 impl<'de> Deserialize<'de> for ChannelName {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = <&str>::deserialize(deserializer)?;
-        Self::parse(text).map_err(serde::de::Error::custom)
+        let text = String::deserialize(deserializer)?;
+        Self::parse(&text).map_err(serde::de::Error::custom)
     }
 }
 
@@ -275,10 +282,7 @@ mod tests {
         assert_eq!(name.as_str(), format!("metrics/{0}/{0}", node()));
         assert_eq!(ChannelName::parse("metrics/$node"), Err(NameError::NodeSegment { at: 8 }));
         assert_eq!(ChannelName::open("metrics/$nodes", &node()), Err(NameError::System { at: 8 }));
-        assert_eq!(
-            ChannelName::open("metrics/a$node", &node()),
-            Err(NameError::Byte { at: 9, byte: b'$' })
-        );
+        assert_eq!(ChannelName::open("metrics/a$node", &node()), Err(NameError::Byte { at: 9, byte: b'$' }));
     }
 
     #[test]

@@ -1,38 +1,25 @@
-//! Where the parts of a batch lie. Byte tables: `docs/spec/batch.md`.
+//! The bytes of seal and records, and what is hashed, signed and sealed of them.
 
-use net_transport::{HEADER_LEN, ShortId};
+use net_identity::EntityId;
+use net_transport::{HEADER_LEN, Header, MeshId, ShortId};
+use ring::aead::{CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// Bytes of a seal without parents.
-pub const SEAL_LEN: usize = 192;
-/// Bytes of the seal that the batch hash covers: everything before the signature.
-pub(super) const SEAL_HASHED: usize = 128;
-/// Bytes of one parent.
-pub const PARENT_LEN: usize = 24;
-/// The most parents of a batch.
-pub const PARENTS_MAX: usize = 255;
-/// What frames, bodies and records are aligned to, seen from the start of the frame.
-pub(super) const BODY_ALIGN: usize = 16;
-/// Bytes of the tag that ends a sealed body.
-pub(super) const TAG_LEN: usize = 16;
-
-/// The most events of a batch.
-pub const EVENTS_MAX: usize = 1_024;
-/// A batch takes no further event when its body has this many bytes.
-pub const BATCH_LEN_FULL: usize = 64 << 10;
-/// The most bytes of an event: payload, key and headers together.
-pub const EVENT_LEN_MAX: usize = 1 << 20;
-/// The most bytes of a key.
-pub const KEY_LEN_MAX: usize = 1 << 10;
-/// The most bytes of an event's headers, as encoded.
-pub const HEADERS_LEN_MAX: usize = 16 << 10;
+use super::{BatchHash, SEAL_LEN};
+use crate::{ChannelHash, Parent, context};
 
 pub(super) const FORMAT: u8 = 1;
 pub(super) const FLAG_FIRST: u8 = 1;
 pub(super) const FLAG_PARENTS_CUT: u8 = 2;
+/// Bytes of the authentication tag at the end of the body.
+pub(super) const TAG_LEN: usize = 16;
+/// Bytes of the seal that the batch hash covers: all but the signature.
+const HASHED_LEN: usize = 128;
+/// Bytes of the seal before `body_hash`, which associated data cannot cover.
+const ASSOCIATED_LEN: usize = 48;
 
-/// The clear part of a batch, before its parents.
+/// The clear part of a batch after the header, without the parents.
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(super) struct SealBytes {
@@ -48,8 +35,10 @@ pub(super) struct SealBytes {
     pub(super) signature: [u8; 64],
 }
 
-/// A parent as it lies in a batch.
-#[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+const _: () = assert!(size_of::<SealBytes>() == SEAL_LEN);
+
+/// One parent, as it stands after the seal.
+#[derive(Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(super) struct ParentBytes {
     pub(super) origin: [u8; 8],
@@ -57,7 +46,22 @@ pub(super) struct ParentBytes {
     pub(super) hash: [u8; 8],
 }
 
-/// What precedes each event in a body.
+pub(super) const PARENT_LEN: usize = 24;
+const _: () = assert!(size_of::<ParentBytes>() == PARENT_LEN);
+
+impl From<&Parent> for ParentBytes {
+    fn from(parent: &Parent) -> Self {
+        Self { origin: parent.origin.0, seq: U64::new(parent.seq), hash: parent.hash }
+    }
+}
+
+impl From<&ParentBytes> for Parent {
+    fn from(bytes: &ParentBytes) -> Self {
+        Self { origin: ShortId(bytes.origin), seq: bytes.seq.get(), hash: bytes.hash }
+    }
+}
+
+/// What stands before the payload of each event.
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(super) struct RecordBytes {
@@ -69,24 +73,46 @@ pub(super) struct RecordBytes {
 }
 
 pub(super) const RECORD_LEN: usize = 16;
+const _: () = assert!(size_of::<RecordBytes>() == RECORD_LEN);
+/// Records start at multiples of this.
+pub(super) const RECORD_ALIGN: usize = 8;
+/// Bytes of an entry of the offset table.
 pub(super) const OFFSET_LEN: usize = 4;
 
-const _: () = assert!(size_of::<SealBytes>() == SEAL_LEN);
-const _: () = assert!(size_of::<ParentBytes>() == PARENT_LEN);
-const _: () = assert!(size_of::<RecordBytes>() == RECORD_LEN);
-
-/// A cause of a batch: an event of another origin of the channel, and the beginning of its batch's hash.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Parent {
-    /// Short id of its origin.
-    pub origin: ShortId,
-    /// Its seq.
-    pub seq: u64,
-    /// First 8 bytes of the hash of the batch it is in.
-    pub hash: [u8; 8],
+/// Bytes of header, seal, `parents` parents and padding: where the body starts.
+pub(super) const fn head_len(parents: usize) -> usize {
+    HEADER_LEN + (SEAL_LEN + parents * PARENT_LEN).next_multiple_of(16)
 }
 
-/// Bytes from the start of a frame to its body, with this many parents.
-pub(super) const fn body_offset(parents: usize) -> usize {
-    (HEADER_LEN + SEAL_LEN + PARENT_LEN * parents).next_multiple_of(BODY_ALIGN)
+pub(super) fn batch_hash(header: &Header, seal: &SealBytes, parents: &[ParentBytes]) -> BatchHash {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(context::BATCH_HASH.as_bytes());
+    hasher.update(&header.to_signed_bytes());
+    hasher.update(&seal.as_bytes()[..HASHED_LEN]);
+    hasher.update(parents.as_bytes());
+    BatchHash(*hasher.finalize().as_bytes())
+}
+
+/// What the origin signs.
+pub(super) fn signed_message(mesh: &MeshId, channel: &ChannelHash, origin: &EntityId, hash: &BatchHash) -> Vec<u8> {
+    [context::BATCH.as_bytes(), &mesh.0, &channel.0, origin.as_bytes(), &hash.0].concat()
+}
+
+/// All of the clear part that is known before the body is sealed.
+pub(super) fn associated_data(header: &Header, seal: &SealBytes, parents: &[ParentBytes]) -> Vec<u8> {
+    let seal_prefix = &seal.as_bytes()[..ASSOCIATED_LEN];
+    [&header.to_signed_bytes(), seal_prefix, &seal.key_commit, &seal.salt, parents.as_bytes()].concat()
+}
+
+pub(super) fn key_commit(batch_key: &[u8; 32]) -> [u8; 32] {
+    blake3::derive_key(context::BATCH_KEY_COMMIT, batch_key)
+}
+
+pub(super) fn cipher(batch_key: &[u8; 32]) -> LessSafeKey {
+    LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, batch_key).expect("a key of 32 bytes"))
+}
+
+/// A batch key seals one body, so one nonce is enough.
+pub(super) fn nonce() -> Nonce {
+    Nonce::assume_unique_for_key([0; 12])
 }

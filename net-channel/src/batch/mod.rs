@@ -1,119 +1,63 @@
 //! Batches: the unit of sealing, signing, sending and storing.
+//!
+//! A batch is a frame: the 64-byte header, the **seal** (clear: chain, hashes, signature), the **body** (sealed events).
+//! Layout: `docs/spec/batch.md`. A [`BatchBuilder`] makes one; a [`SealedView`] reads one that came; verifying gives a
+//! [`VerifiedSeal`], and only a [`SealedBatch`], which holds one beside the very bytes it speaks of, can be opened.
 
-mod build;
+mod builder;
 mod layout;
 mod open;
-mod sealed;
+mod view;
 
-use net_identity::{EntityId, SignError};
-use net_transport::{Header, HeaderError, MeshId};
+use std::fmt;
 
-pub use build::{BatchBuilder, PushError, SealParams, SealedBatch};
-pub use layout::{
-    BATCH_LEN_FULL, EVENT_LEN_MAX, EVENTS_MAX, HEADERS_LEN_MAX, KEY_LEN_MAX, PARENT_LEN, PARENTS_MAX, Parent, SEAL_LEN,
-};
-pub use open::{OpenError, OpenedBatch, RecordView};
-pub use sealed::{Sealed, Verified};
+use serde::{Deserialize, Serialize};
 
-use crate::{ChannelHash, context};
+pub use builder::{BatchBuilder, PushError, SealError, SealParams};
+pub use open::{EventRef, OpenBatch, OpenError};
+pub(crate) use view::Head;
+pub use view::{BatchError, SealedBatch, SealedView, VerifiedSeal};
 
-/// Why bytes are no batch, or not this origin's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum BatchError {
-    /// The frame's header is not one.
-    #[error(transparent)]
-    Header(#[from] HeaderError),
-    /// The frame is of another kind.
-    #[error("the frame is no batch")]
-    Kind,
-    /// The body is not sealed; such a batch never leaves its process.
-    #[error("the batch is not sealed")]
-    Clear,
-    /// Fewer or more bytes than the header says, or too few for seal and parents.
-    #[error("the frame has {found} bytes, its header and seal say {expected}")]
-    Length {
-        /// Bytes there are.
-        found: usize,
-        /// Bytes there should be.
-        expected: usize,
-    },
-    /// A seal of a format that this build does not know.
-    #[error("unknown seal format {0}")]
-    Format(u8),
-    /// A reserved bit, or padding that is not zero.
-    #[error("reserved bits or padding of the seal are set")]
-    Reserved,
-    /// Seq, number of events and incarnation do not go together.
-    #[error("seq, event count and incarnation contradict each other")]
-    Seq,
-    /// A parent is of the batch's own origin.
-    #[error("a parent is of the batch's own origin")]
-    OwnParent,
-    /// Channel or origin are others than the ones it was checked against.
-    #[error("the batch is of another channel or origin")]
-    Pair,
-    /// The body is not the one that was signed.
-    #[error("the body does not have the hash that the seal names")]
-    BodyHash,
-    /// The signature is not the origin's.
-    #[error("the signature of the batch does not verify")]
-    Signature,
-}
+/// The most events of a batch.
+pub const BATCH_EVENTS_MAX: usize = 1024;
+/// The most bytes of the body of a batch of several events, as sealed. One larger event goes alone.
+pub const BATCH_BODY_LEN_MAX: usize = 64 << 10;
+/// The most bytes of one event: payload, key and headers. Larger things are blobs.
+pub const EVENT_LEN_MAX: usize = 1 << 20;
+/// The most bytes of an event's key.
+pub const KEY_LEN_MAX: usize = 1 << 10;
+/// The most parents of a batch.
+pub const PARENTS_MAX: usize = 255;
+/// Bytes of a seal without its parents.
+pub const SEAL_LEN: usize = 192;
 
-/// Why a batch was not sealed.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum SealError {
-    /// There is no event in it.
-    #[error("the batch is empty")]
-    Empty,
-    /// More parents than a batch may have.
-    #[error("{0} parents, the limit is {PARENTS_MAX}")]
-    Parents(usize),
-    /// The origin's key did not sign.
-    #[error(transparent)]
-    Sign(#[from] SignError),
-}
+/// The most bytes of header, seal and parents.
+pub(crate) const HEAD_LEN_MAX: usize = layout::head_len(PARENTS_MAX);
 
-/// The hash that names a batch and links it to the next.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct BatchHash([u8; 32]);
+/// The hash of a batch: of its header (with ttl 0), the seal up to the signature, and the parents.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct BatchHash(pub [u8; 32]);
 
 impl BatchHash {
-    fn of(header: &Header, sealed: &[u8], parents: &[u8]) -> Self {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(context::BATCH_HASH.as_bytes());
-        hasher.update(&header.to_signed_bytes());
-        hasher.update(sealed);
-        hasher.update(parents);
-        Self(*hasher.finalize().as_bytes())
-    }
+    /// What stands for the batch before the first.
+    pub const ZERO: Self = Self([0; 32]);
 
-    /// The 32 bytes.
-    #[must_use]
-    pub const fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
-    }
-
-    /// The first 8 bytes: what a parent names.
+    /// The first 8 bytes: how a [`Parent`](crate::Parent) names it.
     #[must_use]
     pub fn short(&self) -> [u8; 8] {
-        std::array::from_fn(|i| self.0[i])
+        let [a, b, c, d, e, f, g, h, ..] = self.0;
+        [a, b, c, d, e, f, g, h]
     }
 }
 
-/// What an origin signs of a batch.
-fn signed_bytes(mesh: &MeshId, channel: &ChannelHash, origin: &EntityId, hash: &BatchHash) -> Vec<u8> {
-    [context::BATCH.as_bytes(), &mesh.0, &channel.0, origin.as_bytes(), &hash.0].concat()
+impl fmt::Display for BatchHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+    }
 }
 
-/// What the seal commits to, so that a batch cannot be made that opens in two ways.
-fn key_commit(batch_key: &[u8; 32]) -> [u8; 32] {
-    blake3::derive_key(context::BATCH_KEY_COMMIT, batch_key)
-}
-
-/// Associated data of a body: the header with ttl 0, the seal but for body hash and signature, the parents.
-fn associated_data(header: &Header, seal: &[u8], parents: &[u8]) -> Vec<u8> {
-    [&header.to_signed_bytes()[..], &seal[..48], &seal[80..128], parents].concat()
+impl fmt::Debug for BatchHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.short().iter().try_for_each(|b| write!(f, "{b:02x}"))
+    }
 }

@@ -1,217 +1,223 @@
-//! An opened batch: every record checked, so that reading an event cannot fail.
+//! Opening batches: from ciphertext to events.
 
-use std::sync::Arc;
-
-use bytes::Bytes;
-use net_transport::HEADER_LEN;
-use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use bytes::{Bytes, BytesMut};
+use ring::aead::Aad;
 use zerocopy::FromBytes;
+use zeroize::Zeroizing;
 
-use super::layout::{HEADERS_LEN_MAX, KEY_LEN_MAX, OFFSET_LEN, Parent, RECORD_LEN, RecordBytes, TAG_LEN};
-use super::sealed::Verified;
-use super::{BatchHash, associated_data, key_commit};
-use crate::event::{Headers, valid_headers};
-use crate::{Hlc, SenderKey};
+use super::layout::{
+    OFFSET_LEN, RECORD_ALIGN, RECORD_LEN, RecordBytes, TAG_LEN, associated_data, cipher, head_len, key_commit, nonce,
+};
+use super::view::{Head, SealedBatch, VerifiedSeal};
+use super::{EVENT_LEN_MAX, KEY_LEN_MAX};
+use crate::{HeadersRef, Hlc, KeyId, SenderKey};
 
-/// Why a verified batch does not open.
+/// Opened bodies start at a multiple of this in memory, so that archived values can be read where they lie.
+const BODY_ALIGN: usize = 16;
+
+/// Why a batch that verified does not open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// The key is another than the one that the batch names.
-    #[error("this is not the key of the batch")]
-    Key,
-    /// The seal commits to another key: the origin made a batch that opens in two ways.
-    #[error("the seal commits to another key")]
-    Commit,
-    /// The body was not sealed with this key.
+    /// Sealed with another key than the one given: ask for that one.
+    #[error("the batch is sealed with key {0}, which is not the one given")]
+    UnknownKey(KeyId),
+    /// The key has the right id and is not the one the origin committed to. The origin, or who gave the key, is at fault.
+    #[error("the key is not the one that the origin committed to")]
+    WrongKey,
+    /// The body does not open under the key the origin committed to. The origin is at fault.
     #[error("the body does not open")]
-    Cipher,
-    /// The body is no list of as many events as the header says.
-    #[error("the events of the batch are malformed")]
-    Records,
+    Body,
+    /// The body opens, and is not made of the events that the header says. The origin is at fault.
+    #[error("record {record} of the body is malformed")]
+    Malformed {
+        /// Which event; the number of events where what follows them is wrong.
+        record: u16,
+    },
 }
 
-/// The events of one batch, in memory, with what its seal says.
-#[derive(Debug)]
-pub struct OpenedBatch {
-    plain: Bytes,
-    offsets_at: usize,
-    events: usize,
-    seq: u64,
-    incarnation: u64,
-    first: bool,
-    time: Hlc,
-    prev: [u8; 32],
-    hash: BatchHash,
-    parents: Arc<[Parent]>,
-    frame_len: usize,
-}
-
-/// One event in an opened batch. All parts share the batch's memory.
-#[derive(Clone, Debug)]
-pub struct RecordView {
-    /// What was published.
-    pub payload: Bytes,
-    /// Its key, if it has one.
-    pub key: Option<Bytes>,
-    /// Its headers.
-    pub headers: Headers,
-    /// Milliseconds after the batch's time.
-    pub time_delta_ms: u32,
-}
-
-impl OpenedBatch {
-    pub(super) fn open(verified: Verified, key: &SenderKey) -> Result<Self, OpenError> {
-        let (hash, prev, time, first) = (*verified.hash(), *verified.prev(), verified.time(), verified.is_first());
-        let channel = *verified.channel();
-        let sealed = verified.into_sealed();
-        let header = *sealed.header();
-        if header.key_id() != key.key_id().0 {
-            return Err(OpenError::Key);
-        }
-        let parents: Arc<[Parent]> = sealed.parents().collect();
-        let seal = *sealed.seal();
-        let batch_key = key.batch_key(&channel, header.seq(), &seal.salt);
-        // Hashes are compared in constant time.
-        if blake3::Hash::from(key_commit(&batch_key)) != seal.key_commit {
-            return Err(OpenError::Commit);
-        }
-        let seal_bytes: [u8; 128] = std::array::from_fn(|i| sealed.frame()[HEADER_LEN + i]);
-        let aad = associated_data(&header, &seal_bytes, sealed.parents_bytes());
-        let cipher = LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, &*batch_key).expect("the key has 32 bytes"));
-        let (mut frame, body) = sealed.into_parts();
-        let nonce = Nonce::assume_unique_for_key([0; 12]);
-        cipher.open_in_place(nonce, Aad::from(aad), &mut frame[body..]).map_err(|_| OpenError::Cipher)?;
-        let frame_len = frame.len();
-        let plain = frame.freeze().slice(body..frame_len - TAG_LEN);
-        let events = usize::from(header.events());
-        let offsets_at = check_records(&plain, events).ok_or(OpenError::Records)?;
-        Ok(Self {
-            plain,
-            offsets_at,
-            events,
-            seq: header.seq(),
-            incarnation: header.incarnation(),
-            first,
-            time,
-            prev,
-            hash,
-            parents,
-            frame_len,
-        })
-    }
-
-    /// Seq of the first event.
-    #[must_use]
-    pub fn seq(&self) -> u64 {
-        self.seq
-    }
-
-    /// Seq after the last event.
-    #[must_use]
-    pub fn end(&self) -> u64 {
-        self.seq + self.events as u64
-    }
-
-    /// Events in it; never zero.
-    #[must_use]
-    #[expect(clippy::len_without_is_empty, reason = "a batch is never empty")]
-    pub fn len(&self) -> usize {
-        self.events
-    }
-
-    /// First seq of the incarnation.
-    #[must_use]
-    pub fn incarnation(&self) -> u64 {
-        self.incarnation
-    }
-
-    /// Whether it begins the incarnation.
-    #[must_use]
-    pub fn is_first(&self) -> bool {
-        self.first
-    }
-
-    /// Time of the first event.
-    #[must_use]
-    pub fn time(&self) -> Hlc {
-        self.time
-    }
-
-    /// Hash of the batch before it.
-    #[must_use]
-    pub fn prev(&self) -> &[u8; 32] {
-        &self.prev
-    }
-
-    /// Its hash.
-    #[must_use]
-    pub fn hash(&self) -> &BatchHash {
-        &self.hash
-    }
-
-    /// Its causes.
-    #[must_use]
-    pub fn parents(&self) -> &Arc<[Parent]> {
-        &self.parents
-    }
-
-    /// Bytes of the frame it came in.
-    #[must_use]
-    pub fn frame_len(&self) -> usize {
-        self.frame_len
-    }
-
-    /// The event at `index`.
+impl SealedBatch {
+    /// Opens the batch in its own buffer where nobody else holds it, else in a copy.
     ///
-    /// # Panics
-    /// If `index` is not below [`OpenedBatch::len`].
-    #[must_use]
-    pub fn record(&self, index: usize) -> RecordView {
-        assert!(index < self.events, "the batch has {} events", self.events);
-        let checked = "checked when the batch was opened";
-        let at = &self.plain[self.offsets_at + index * OFFSET_LEN..][..OFFSET_LEN];
-        let at = u32::from_le_bytes(at.try_into().expect(checked)) as usize;
-        let (record, _) = RecordBytes::ref_from_prefix(&self.plain[at..]).expect(checked);
-        let payload_at = at + RECORD_LEN;
-        let key_at = payload_at + record.payload_len.get() as usize;
-        let headers_at = key_at + usize::from(record.key_len.get());
-        let end = headers_at + usize::from(record.headers_len.get());
-        RecordView {
-            payload: self.plain.slice(payload_at..key_at),
-            key: (key_at < headers_at).then(|| self.plain.slice(key_at..headers_at)),
-            headers: if headers_at < end { Headers::new(self.plain.slice(headers_at..end)) } else { Headers::default() },
-            time_delta_ms: record.time_delta.get(),
+    /// # Errors
+    /// [`OpenError`]. The frame is gone then; [`SealedBatch::open`] keeps it.
+    pub fn open_in_place(self, key: &SenderKey) -> Result<OpenBatch, OpenError> {
+        let batch_key = self.batch_key(key)?;
+        match self.frame.try_into_mut() {
+            Ok(frame) => open(self.seal, frame, &batch_key),
+            Err(shared) => open(self.seal, BytesMut::from(&shared[..]), &batch_key),
         }
+    }
+
+    /// Opens a copy of the batch, and keeps the ciphertext: for logs.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open(&self, key: &SenderKey) -> Result<OpenBatch, OpenError> {
+        let batch_key = self.batch_key(key)?;
+        open(self.seal.clone(), BytesMut::from(&self.frame[..]), &batch_key)
+    }
+
+    /// The key of this batch, if the origin committed to it.
+    fn batch_key(&self, key: &SenderKey) -> Result<Zeroizing<[u8; 32]>, OpenError> {
+        let seal = &self.seal;
+        if key.key_id() != seal.key_id() {
+            return Err(OpenError::UnknownKey(seal.key_id()));
+        }
+        let batch_key = key.batch_key(&seal.channel, seal.seq(), &seal.seal.salt);
+        // `blake3::Hash` compares in constant time.
+        if blake3::Hash::from(key_commit(&batch_key)) != blake3::Hash::from(seal.seal.key_commit) {
+            return Err(OpenError::WrongKey);
+        }
+        Ok(batch_key)
     }
 }
 
-/// Checks that the body is exactly `events` records, each where the table says; returns where the table begins.
-fn check_records(plain: &[u8], events: usize) -> Option<usize> {
-    let offsets_at = plain.len().checked_sub(events * OFFSET_LEN)?;
-    let mut at = 0;
-    for offset in plain[offsets_at..].chunks_exact(OFFSET_LEN) {
-        if u32::from_le_bytes(offset.try_into().ok()?) as usize != at {
-            return None;
+fn open(seal: VerifiedSeal, mut frame: BytesMut, batch_key: &[u8; 32]) -> Result<OpenBatch, OpenError> {
+    let body_at = head_len(seal.parents.len());
+    let (head, _) = Head::parse(&frame).expect("the frame was parsed when it was verified");
+    let associated = associated_data(head.header, head.seal, head.parents);
+    // The cipher can write the plaintext a little before the ciphertext; the head leaves room for that.
+    let plain_at = body_at - frame[body_at..].as_ptr().addr() % BODY_ALIGN;
+    let plain_len = cipher(batch_key)
+        .open_within(nonce(), Aad::from(&associated), &mut frame[plain_at..], body_at - plain_at..)
+        .map_err(|_| OpenError::Body)?
+        .len();
+    let plain = frame.freeze().slice(plain_at..plain_at + plain_len);
+    debug_assert_eq!(plain_len + TAG_LEN + body_at, seal.header.payload_len() + size_of::<net_transport::Header>());
+    let table_at = check(&plain, seal.events())?;
+    Ok(OpenBatch { seal, plain, table_at })
+}
+
+/// Checks every record and offset, so that nothing can be wrong when events are taken. Gives where the table starts.
+fn check(plain: &[u8], events: u16) -> Result<usize, OpenError> {
+    let malformed = |record| OpenError::Malformed { record };
+    let table_at = plain.len().checked_sub(usize::from(events) * OFFSET_LEN).ok_or_else(|| malformed(events))?;
+    let (records, table) = plain.split_at(table_at);
+    let mut rest = records;
+    for (record, offset) in (0..events).zip(table.chunks_exact(OFFSET_LEN)) {
+        if offset_at(offset) != table_at - rest.len() {
+            return Err(malformed(record));
         }
-        let (record, rest) = RecordBytes::ref_from_prefix(plain.get(at..offsets_at)?).ok()?;
-        let (key_len, headers_len) = (usize::from(record.key_len.get()), usize::from(record.headers_len.get()));
-        if record.flags.get() != 0 || key_len > KEY_LEN_MAX || headers_len > HEADERS_LEN_MAX {
-            return None;
-        }
-        let len = (record.payload_len.get() as usize).checked_add(key_len + headers_len)?;
-        if len > super::EVENT_LEN_MAX {
-            return None;
-        }
-        if headers_len > 0 && !valid_headers(rest.get(len - headers_len..len)?) {
-            return None;
-        }
-        let size = (RECORD_LEN + len).next_multiple_of(8);
-        let padding = rest.get(len..size - RECORD_LEN)?;
-        if padding.iter().any(|b| *b != 0) {
-            return None;
-        }
-        at += size;
+        rest = check_record(rest).ok_or_else(|| malformed(record))?;
     }
-    (at == offsets_at).then_some(offsets_at)
+    if rest.is_empty() { Ok(table_at) } else { Err(malformed(events)) }
+}
+
+/// What follows the record at the start of `bytes`, if that is one.
+#[inline]
+fn check_record(bytes: &[u8]) -> Option<&[u8]> {
+    let (record, rest) = RecordBytes::ref_from_prefix(bytes).ok()?;
+    let (payload_len, key_len, headers_len) = record.lens();
+    let len = payload_len.checked_add(key_len + headers_len)?;
+    if record.flags.get() != 0 || key_len > KEY_LEN_MAX || len > EVENT_LEN_MAX {
+        return None;
+    }
+    let padded_len = (RECORD_LEN + len).next_multiple_of(RECORD_ALIGN) - RECORD_LEN;
+    let (content, rest) = rest.split_at_checked(padded_len)?;
+    if content[len..].iter().any(|&b| b != 0) {
+        return None;
+    }
+    if headers_len > 0 {
+        HeadersRef::parse(&content[payload_len + key_len..len])?;
+    }
+    Some(rest)
+}
+
+impl RecordBytes {
+    /// Bytes of payload, key and headers.
+    #[inline]
+    fn lens(&self) -> (usize, usize, usize) {
+        (self.payload_len.get() as usize, self.key_len.get().into(), self.headers_len.get().into())
+    }
+}
+
+#[inline]
+fn offset_at(entry: &[u8]) -> usize {
+    U32Bytes::read_from_bytes(entry).expect("an entry has 4 bytes").get() as usize
+}
+
+type U32Bytes = zerocopy::byteorder::little_endian::U32;
+
+/// The events of a batch, checked. Taking one cannot fail and copies nothing.
+#[derive(Clone)]
+pub struct OpenBatch {
+    seal: VerifiedSeal,
+    /// Records and offset table.
+    plain: Bytes,
+    table_at: usize,
+}
+
+/// One event of an [`OpenBatch`], borrowed from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventRef<'a> {
+    /// Which of the origin's events it is.
+    pub seq: u64,
+    /// When it happened, by the origin's clock.
+    pub time: Hlc,
+    /// The key, if it has one.
+    pub key: Option<&'a [u8]>,
+    /// The headers.
+    pub headers: HeadersRef<'a>,
+    /// What was published.
+    pub payload: &'a [u8],
+}
+
+impl OpenBatch {
+    /// What is proved of the batch.
+    #[must_use]
+    pub fn seal(&self) -> &VerifiedSeal {
+        &self.seal
+    }
+
+    /// Records and offset table, as the origin encoded them.
+    #[must_use]
+    pub fn plaintext(&self) -> &Bytes {
+        &self.plain
+    }
+
+    /// The event at this place, 0 first.
+    #[inline]
+    #[must_use]
+    pub fn event(&self, index: u16) -> Option<EventRef<'_>> {
+        let entry_at = self.table_at + usize::from(index) * OFFSET_LEN;
+        let entry = self.plain.get(entry_at..entry_at + OFFSET_LEN)?;
+        Some(self.event_at(index, offset_at(entry)))
+    }
+
+    /// The events, in the order of their seq.
+    pub fn events(&self) -> impl ExactSizeIterator<Item = EventRef<'_>> {
+        self.plain[self.table_at..]
+            .chunks_exact(OFFSET_LEN)
+            .zip(0..self.seal.events())
+            .map(|(entry, index)| self.event_at(index, offset_at(entry)))
+    }
+
+    #[inline]
+    fn event_at(&self, index: u16, offset: usize) -> EventRef<'_> {
+        let (record, content) =
+            RecordBytes::ref_from_prefix(&self.plain[offset..]).expect("records were checked when it was opened");
+        let (payload_len, key_len, headers_len) = record.lens();
+        let (payload, rest) = content.split_at(payload_len);
+        let (key, rest) = rest.split_at(key_len);
+        EventRef {
+            seq: self.seal.seq() + u64::from(index),
+            time: Hlc(self.seal.time().0.saturating_add(record.time_delta.get().into())),
+            key: (!key.is_empty()).then_some(key),
+            headers: HeadersRef::trusted(&rest[..headers_len]),
+            payload,
+        }
+    }
+
+    /// A part of the plaintext that keeps it alive, for one that is borrowed from it.
+    #[must_use]
+    pub fn slice(&self, part: &[u8]) -> Bytes {
+        if part.is_empty() { Bytes::new() } else { self.plain.slice_ref(part) }
+    }
+}
+
+impl std::fmt::Debug for OpenBatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OpenBatch").field("seal", &self.seal).field("len", &self.plain.len()).finish_non_exhaustive()
+    }
 }

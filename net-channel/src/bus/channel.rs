@@ -7,7 +7,7 @@ use net_transport::{NodeId, Priority, Visibility};
 
 use crate::bus::producer::{Producer, Record, lock};
 use crate::bus::receipt::Receipt;
-use crate::bus::{Bus, OpenError, PublishError};
+use crate::bus::{Bus, OpenChannelError, PublishError};
 use crate::{ChannelName, Parent};
 
 /// How a channel is opened for publishing. Made by [`Bus::channel`]; [`ChannelBuilder::open`] opens it.
@@ -69,8 +69,8 @@ impl ChannelBuilder {
     /// the first opening hold.
     ///
     /// # Errors
-    /// [`OpenError`] for a bad name, a key that cannot sign, or a state directory that cannot be written.
-    pub async fn open(self) -> Result<Channel, OpenError> {
+    /// [`OpenChannelError`] for a bad name, a key that cannot sign, or a state directory that cannot be written.
+    pub async fn open(self) -> Result<Channel, OpenChannelError> {
         let producer = self.bus.open_producer(&self.name, self.options).await?;
         Ok(Channel { producer, bus: self.bus })
     }

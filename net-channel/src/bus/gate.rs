@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::{PoisonError, RwLock};
 
-use net_transport::{Admission, AdvertId, Header, MeshId, NodeId, Refusal, ShortId};
+use net_transport::{Admission, AdvertId, Header, MeshId, NodeId, Pair, Refusal, ShortId};
 
 use crate::Advert;
 
@@ -45,7 +45,8 @@ impl Admission for OpenGate {
         if vouched.len() >= VOUCHED_MAX {
             return Err(Refusal("this node knows as many channels as it can"));
         }
-        vouched.insert(advert.pair(&self.mesh).prefix());
-        Ok(advert.id(&self.mesh))
+        let pair = Pair { channel: advert.channel().0, origin: *advert.advert().origin.as_bytes() };
+        vouched.insert(pair.prefix());
+        Ok(advert.advert_id())
     }
 }

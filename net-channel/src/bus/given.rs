@@ -6,8 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use net_identity::EntityId;
 
-use crate::batch::BatchHash;
-use crate::{Hlc, Parent};
+use crate::{BatchHash, Hlc, Parent};
 
 /// The newest event of each origin that the application has been given, by channel.
 #[derive(Debug, Default)]
@@ -50,7 +49,7 @@ impl Given {
 
 impl Head {
     /// The application is given the first event of a batch that it had not begun.
-    pub(crate) fn begin(&self, seq: u64, hash: &BatchHash, time: Hlc) {
+    pub(crate) fn begin(&self, seq: u64, hash: BatchHash, time: Hlc) {
         let mut batch = self.batch.lock().unwrap_or_else(PoisonError::into_inner);
         // Two subscriptions may be at different places in the same events; the newest counts.
         if seq > self.seq.load(Ordering::Relaxed) {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use net_identity::Signer;
 use net_transport::{Endpoint, Event, Frame, FrameReceiver, NodeId, Pair};
 use tokio::sync::{Notify, broadcast, mpsc, oneshot};
@@ -46,6 +46,7 @@ pub(crate) struct Reports {
 /// What handles ask of the hub.
 pub(crate) enum Command {
     Subscribe { pattern: Pattern, from: From, queue: Arc<Queue>, id: oneshot::Sender<SubId> },
+    Advert(Bytes),
     Known { answer: oneshot::Sender<Vec<(Pair, Known)>> },
     Counters { answer: oneshot::Sender<Counters> },
     Lag { sub: SubId, answer: oneshot::Sender<Vec<(Arc<Source>, u64)>> },
@@ -108,7 +109,9 @@ impl Hub {
                             break;
                         }
                         for frame in frames.drain(..) {
-                            hub.subscriptions.handle_frame(now(), frame.into_bytes());
+                            // Its permit goes back when the frame has been handled, so that what is under way stays bounded.
+                            let Frame { bytes, .. } = frame;
+                            hub.subscriptions.handle_frame(now(), bytes.freeze());
                         }
                     }
                 }
@@ -130,6 +133,7 @@ impl Hub {
                     self.subscriptions.subscribe(now(), sub, pattern, from);
                 }
             }
+            Command::Advert(bytes) => self.handle_advert(&bytes),
             // Whoever asked may have gone; then there is nobody to tell.
             Command::Known { answer } => {
                 let known = self.subscriptions.known().map(|(pair, known)| (*pair, known.clone())).collect();
@@ -146,11 +150,7 @@ impl Hub {
 
     fn handle_event(&mut self, event: Event) {
         match event {
-            Event::Advert { bytes, .. } => {
-                // It was verified when it was admitted.
-                let Ok(advert) = Advert::decode(&bytes) else { return };
-                self.handle_advert(advert);
-            }
+            Event::Advert { bytes, .. } => self.handle_advert(&bytes),
             Event::AdvertsGone { node } => {
                 let gone: Vec<Pair> = self
                     .subscriptions
@@ -172,9 +172,12 @@ impl Hub {
         }
     }
 
-    pub(crate) fn handle_advert(&mut self, advert: Advert) {
-        let pair = advert.pair(&self.inner.endpoint.mesh());
-        let known = Known { name: advert.name, node: advert.node, entity: advert.entity, class: advert.class };
+    fn handle_advert(&mut self, bytes: &[u8]) {
+        let Ok(verified) = Advert::verify(bytes, &self.inner.endpoint.mesh()) else { return };
+        let advert = verified.advert();
+        let pair = Pair { channel: verified.channel().0, origin: *advert.origin.as_bytes() };
+        let known =
+            Known { name: advert.name.clone(), node: advert.node, entity: advert.entity, class: advert.class };
         self.subscriptions.handle_advert(now(), pair, (!advert.closed).then_some(known));
     }
 

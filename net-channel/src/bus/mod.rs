@@ -9,10 +9,12 @@ mod producer;
 mod receipt;
 mod streams;
 mod subscription;
+mod typed;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
+use bytes::Bytes;
 use net_identity::{EntityId, SignError, Signer};
 use net_transport::{Endpoint, Inbox, NodeId, Pair};
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -24,14 +26,17 @@ pub use environment::Environment;
 pub use gate::OpenGate;
 pub use receipt::{Ack, Receipt};
 pub use subscription::{SubscribeBuilder, SubscribeError, Subscription};
+pub use typed::{PublishValueError, TypedChannel, TypedItem, TypedSubscription};
 
 use crate::bus::channel::ChannelOptions;
 use crate::bus::given::Given;
 use crate::bus::hub::{Command, Hub, HubInputs, Inner, Reports};
 use crate::bus::producer::{Making, Producer, lock};
 use crate::core::{Counters, From, Known, Limits, PROTOCOL, Publisher, Source, SubId, Subscriptions};
-use crate::batch::{PushError, SealError};
-use crate::{Advert, ChannelName, Class, FloorError, FloorFile, NameError, Pattern, SenderKey, first_seq};
+use crate::{
+    Advert, ChannelName, Class, FloorError, FloorFile, NameError, Pattern, PushError, SealError, SenderKey,
+    SeqsExhausted, first_seq,
+};
 
 /// How a bus runs.
 #[non_exhaustive]
@@ -85,16 +90,22 @@ pub enum StartError {
 /// Why a channel was not opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum OpenError {
+pub enum OpenChannelError {
     /// The name is not one.
     #[error(transparent)]
     Name(#[from] NameError),
     /// The file that keeps seqs from being reused cannot be written.
     #[error(transparent)]
     Floor(#[from] FloorError),
+    /// No seqs are left for this origin.
+    #[error(transparent)]
+    Exhausted(#[from] SeqsExhausted),
     /// The origin's key cannot sign.
     #[error(transparent)]
     Sign(#[from] SignError),
+    /// The origin's key signs what it cannot verify.
+    #[error("the signer does not sign with the key that it names")]
+    Key,
     /// The node was closed.
     #[error("the node is closed")]
     Closed,
@@ -104,16 +115,17 @@ pub enum OpenError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PublishError {
-    /// Payload, key and headers together are too large, or the key or the headers are.
-    #[error("{what} of {len} bytes, the limit is {limit}: publish larger things in parts")]
+    /// Payload, key and headers together are too large.
+    #[error("an event of {len} bytes, the limit is {limit}: publish larger things in parts")]
     TooLarge {
-        /// What is too large: the event, its key, its headers.
-        what: &'static str,
         /// Bytes it has.
         len: usize,
         /// Bytes it may have.
         limit: usize,
     },
+    /// Its key or its headers are not as they must be.
+    #[error(transparent)]
+    Refused(PushError),
     /// The queue is full.
     #[error("the queue of this channel is full ({limit} bytes): await `publish`, or try again later")]
     QueueFull {
@@ -137,8 +149,8 @@ impl PublishError {
 impl std::convert::From<PushError> for PublishError {
     fn from(error: PushError) -> Self {
         match error {
-            PushError::TooLarge { what, len, limit } => Self::TooLarge { what, len, limit },
-            error => Self::Seal(error.to_string()),
+            PushError::TooLarge { len, limit } => Self::TooLarge { len, limit },
+            error => Self::Refused(error),
         }
     }
 }
@@ -300,51 +312,64 @@ impl Bus {
         Ok(Subscription { id, bus: self.clone(), queue, taken: Default::default(), current: None, positions })
     }
 
-    pub(crate) async fn open_producer(&self, name: &str, options: ChannelOptions) -> Result<Arc<Producer>, OpenError> {
+    pub(crate) async fn open_producer(&self, name: &str, options: ChannelOptions) -> Result<Arc<Producer>, OpenChannelError> {
         let inner = &self.inner;
         if inner.cancel.is_cancelled() {
-            return Err(OpenError::Closed);
+            return Err(OpenChannelError::Closed);
         }
         let name = ChannelName::open(name, &inner.endpoint.id())?;
         let mesh = inner.endpoint.mesh();
         let pair = Pair { channel: name.hash(&mesh).0, origin: *inner.signer.id().as_bytes() };
-        let mut producers = lock(&inner.producers);
-        if let Some(producer) = producers.get(&pair) {
-            return Ok(producer.clone());
-        }
-        let incarnation = self.begin_incarnation()?;
-        let now = tokio::time::Instant::now().into_std();
-        let key = SenderKey::new(inner.environment.random());
-        let producer = Arc::new(Producer::new(Making {
-            name: name.clone(),
-            pair,
-            publisher: Publisher::new(pair, incarnation, key, now, options.cache_bytes_max),
-            signer: inner.signer.clone(),
-            grants: inner.grants.clone(),
-            environment: inner.environment.clone(),
-            mesh,
-            visibility: options.visibility,
-            priority: options.priority,
-            queue_bytes_max: options.queue_bytes_max,
-        }));
-        let advert = self.advert(&producer, options, false)?;
-        producers.insert(pair, producer.clone());
-        drop(producers);
+        // A scope of its own, so that the future of `open` can move between threads.
+        let (producer, key, advert) = {
+            let mut producers = lock(&inner.producers);
+            if let Some(producer) = producers.get(&pair) {
+                return Ok(producer.clone());
+            }
+            let incarnation = self.begin_incarnation()?;
+            let now = tokio::time::Instant::now().into_std();
+            let key = SenderKey::new(inner.environment.random());
+            let producer = Arc::new(Producer::new(Making {
+                name: name.clone(),
+                pair,
+                publisher: Publisher::new(pair, incarnation, key, now, options.cache_bytes_max),
+                signer: inner.signer.clone(),
+                grants: inner.grants.clone(),
+                environment: inner.environment.clone(),
+                mesh,
+                visibility: options.visibility,
+                priority: options.priority,
+                queue_bytes_max: options.queue_bytes_max,
+            }));
+            let (key, advert) = self.advert(&producer, options, false)?;
+            producers.insert(pair, producer.clone());
+            (producer, key, advert)
+        };
         inner.endpoint.serve(pair);
-        inner.endpoint.advertise(advert.0, advert.1.into());
+        self.tell(key, advert).await;
         inner.tasks.spawn(producer.clone().run(inner.endpoint.clone(), inner.given.clone()));
         Ok(producer)
     }
 
-    /// The first seq of a new incarnation; the floor is on disk when this returns.
-    fn begin_incarnation(&self) -> Result<u64, OpenError> {
-        let mut floor = lock(&self.inner.floor);
-        let unix_ns = self.inner.environment.unix_ns();
-        let Some(file) = floor.as_mut() else { return Ok(first_seq(unix_ns, 0, 0)) };
-        Ok(file.begin(unix_ns)?)
+    /// Tells the mesh, and the subscriptions of this node, what its producers do.
+    async fn tell(&self, key: [u8; 32], advert: Vec<u8>) {
+        let advert = Bytes::from(advert);
+        if let Err(error) = self.inner.endpoint.advertise(key, advert.clone()) {
+            tracing::warn!(%error, "a channel is not advertised");
+        }
+        // The hub is gone when the node was closed; then nobody here subscribes.
+        let _ = self.inner.commands.send(Command::Advert(advert)).await;
     }
 
-    fn advert(&self, producer: &Producer, options: ChannelOptions, closed: bool) -> Result<([u8; 32], Vec<u8>), OpenError> {
+    /// The first seq of a new incarnation; the floor is on disk when this returns.
+    fn begin_incarnation(&self) -> Result<u64, OpenChannelError> {
+        let mut floor = lock(&self.inner.floor);
+        let unix_ns = self.inner.environment.unix_ns();
+        let Some(file) = floor.as_mut() else { return Ok(first_seq(unix_ns, 0, 0)?) };
+        Ok(file.begin(unix_ns, 0)?)
+    }
+
+    fn advert(&self, producer: &Producer, options: ChannelOptions, closed: bool) -> Result<([u8; 32], Vec<u8>), OpenChannelError> {
         let inner = &self.inner;
         let mesh = inner.endpoint.mesh();
         let advert = Advert {
@@ -355,15 +380,21 @@ impl Bus {
             origin: producer.origin,
             entity: self.entity,
             node: inner.endpoint.id(),
-            seq: inner.environment.unix_ms(),
+            seq: producer.next_advert_seq(inner.environment.unix_ms()),
             closed,
         };
-        Ok((advert.id(&mesh).key, advert.sign(&mesh, &*inner.signer)?))
+        let bytes = advert.sign(&mesh, &*inner.signer)?;
+        let verified = Advert::verify(&bytes, &mesh).map_err(|_| OpenChannelError::Key)?;
+        Ok((verified.advert_id().key, bytes))
     }
 
     pub(crate) async fn close_producer(&self, producer: &Arc<Producer>) {
         producer.close();
         producer.flush().await;
+        match self.advert(producer, ChannelOptions::default(), true) {
+            Ok((key, advert)) => self.tell(key, advert).await,
+            Err(error) => tracing::warn!(%error, "the end of a channel is not advertised"),
+        }
     }
 }
 

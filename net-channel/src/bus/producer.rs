@@ -2,6 +2,7 @@
 //! seals whatever has gathered and hands it to the links.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,8 +17,9 @@ use crate::bus::given::Given;
 use crate::bus::receipt::{Ack, BatchAck, Receipt};
 use crate::bus::PublishError;
 use crate::core::{Cached, Publisher, SeqRange};
-use crate::batch::{BatchBuilder, PARENTS_MAX, PushError, SealParams};
-use crate::{ChannelHash, ChannelName, HlcClock, Parent, SenderKey};
+use crate::{
+    BatchBuilder, BatchHash, ChannelHash, ChannelName, Hlc, HlcClock, PARENTS_MAX, Parent, PushError, SealParams, SenderKey,
+};
 
 /// Everything of a producer that its handles, its task and the streams of its subscribers share.
 pub(crate) struct Producer {
@@ -39,10 +41,12 @@ pub(crate) struct Producer {
     wake: Notify,
     room: Notify,
     idle: Notify,
+    advert_seq: AtomicU64,
 }
 
 #[derive(Default)]
 struct Staging {
+    clock: HlcClock,
     open: VecDeque<Open>,
     bytes: usize,
     sealing: bool,
@@ -53,7 +57,6 @@ struct Open {
     builder: BatchBuilder,
     ack: Arc<BatchAck>,
     after: Vec<Parent>,
-    since_ms: u64,
 }
 
 /// One event as it is handed in.
@@ -99,23 +102,25 @@ impl Producer {
             wake: Notify::new(),
             room: Notify::new(),
             idle: Notify::new(),
+            advert_seq: AtomicU64::new(0),
         }
     }
 
     /// Puts an event in the queue, or says that the queue is full.
     pub(crate) fn try_publish(&self, record: Record<'_>) -> Result<Receipt, PublishError> {
-        let mut staging = self.staging();
+        let mut guard = self.staging();
+        let staging = &mut *guard;
         if let Some(error) = &staging.closed {
             return Err(error.clone());
         }
         if staging.bytes >= self.queue_bytes_max {
             return Err(PublishError::QueueFull { limit: self.queue_bytes_max });
         }
-        let now_ms = self.environment.unix_ms();
+        let time = staging.clock.tick(self.environment.unix_ms());
         let (was_empty, before) = (staging.open.is_empty(), staging.bytes);
         let pushed = match staging.open.back_mut() {
             // Explicit causes belong to a batch of their own, so that they are not claimed for its neighbours.
-            Some(open) if record.after.is_empty() && open.after.is_empty() => open.push(&record, now_ms)?,
+            Some(open) if record.after.is_empty() && open.after.is_empty() => open.push(&record, time)?,
             _ => None,
         };
         let (index, cost) = match pushed {
@@ -125,20 +130,19 @@ impl Producer {
                     builder: BatchBuilder::new(),
                     ack: Arc::default(),
                     after: record.after.to_vec(),
-                    since_ms: now_ms,
                 };
-                let pushed = open.push(&record, now_ms)?.expect("an empty batch takes one event of any legal size");
+                let pushed = open.push(&record, time)?.expect("an empty batch takes one event of any legal size");
                 staging.open.push_back(open);
                 pushed
             }
         };
         staging.bytes = before + cost;
         let batch = staging.open.back().expect("an event was just pushed into it").ack.clone();
-        drop(staging);
+        drop(guard);
         if was_empty {
             self.wake.notify_one();
         }
-        Ok(Receipt { origin: self.origin, index, batch })
+        Ok(Receipt { origin: self.origin, index: index as u64, batch })
     }
 
     /// Waits until the queue has room, and puts the event in it. Cancel-safe: cancelled, the event is not queued.
@@ -173,6 +177,12 @@ impl Producer {
         }
     }
 
+    /// The version of this producer's next advert: the wall clock, and more than the one before.
+    pub(crate) fn next_advert_seq(&self, unix_ms: u64) -> u64 {
+        let before = self.advert_seq.fetch_max(unix_ms, Ordering::Relaxed);
+        if before < unix_ms { unix_ms } else { self.advert_seq.fetch_add(1, Ordering::Relaxed) + 1 }
+    }
+
     /// Takes no more events; what is queued is still sealed and sent.
     pub(crate) fn close(&self) {
         let mut staging = self.staging();
@@ -184,7 +194,7 @@ impl Producer {
 
     /// The task: seals and sends until the producer is closed and its queue empty.
     pub(crate) async fn run(self: Arc<Self>, endpoint: Endpoint, given: Arc<Given>) {
-        let mut state = Chain { prev: [0; 32], clock: HlcClock::default() };
+        let mut state = Chain { prev: BatchHash::ZERO };
         loop {
             let Some(open) = self.next_batch().await else { return };
             let (bytes, ack) = (open.builder.len_bytes(), open.ack.clone());
@@ -231,7 +241,7 @@ impl Producer {
         }
     }
 
-    fn seal(&self, open: Open, chain: &mut Chain, given: &Given) -> Result<(u64, Bytes), PublishError> {
+    fn seal(&self, mut open: Open, chain: &mut Chain, given: &Given) -> Result<(u64, Bytes), PublishError> {
         let unix_ms = self.environment.unix_ms();
         let mut causes = given.parents(&self.pair.channel, &self.origin);
         let cut = causes.len() + open.after.len() > PARENTS_MAX;
@@ -240,7 +250,7 @@ impl Producer {
             causes.truncate(PARENTS_MAX.saturating_sub(open.after.len()));
         }
         let mut parents: Vec<Parent> = causes.into_iter().map(|(_, parent)| parent).collect();
-        for after in open.after {
+        for after in open.after.drain(..) {
             match parents.iter_mut().find(|parent| parent.origin == after.origin) {
                 // An origin's later event has its earlier ones as causes.
                 Some(parent) if parent.seq >= after.seq => {}
@@ -248,7 +258,7 @@ impl Producer {
                 None => parents.push(after),
             }
         }
-        let events = open.builder.len();
+        let events = open.builder.events();
         let now = Instant::now().into_std();
         let mut publisher = lock(&self.publisher);
         if publisher.key_is_old(now) {
@@ -272,7 +282,6 @@ impl Producer {
             prev: chain.prev,
             parents: &parents,
             parents_cut: cut,
-            time: chain.clock.tick(open.since_ms),
             salt: self.environment.random(),
             visibility: self.visibility,
             priority: self.priority,
@@ -281,10 +290,10 @@ impl Producer {
             cap: [0; 4],
         });
         let sealed = sealed.map_err(PublishError::seal)?;
-        chain.prev = *sealed.hash.as_bytes();
+        chain.prev = sealed.hash();
         let range = SeqRange { from: seq, to: seq + events as u64 };
-        publisher.sealed(Cached { range, sealed_at: now, unix_ms, frame: sealed.frame.clone() });
-        Ok((seq, sealed.frame))
+        publisher.sealed(Cached { range, sealed_at: now, unix_ms, frame: sealed.frame().clone() });
+        Ok((seq, sealed.into_parts().1))
     }
 
     fn staging(&self) -> MutexGuard<'_, Staging> {
@@ -315,16 +324,14 @@ impl Producer {
 }
 
 struct Chain {
-    prev: [u8; 32],
-    clock: HlcClock,
+    prev: BatchHash,
 }
 
 impl Open {
     /// The index of the event and the bytes of the batch it added, or nothing if the batch has no room for it.
-    fn push(&mut self, record: &Record<'_>, now_ms: u64) -> Result<Option<(u32, usize)>, PublishError> {
+    fn push(&mut self, record: &Record<'_>, time: Hlc) -> Result<Option<(usize, usize)>, PublishError> {
         let before = self.builder.len_bytes();
-        let delta = u32::try_from(now_ms.saturating_sub(self.since_ms)).unwrap_or(u32::MAX);
-        match self.builder.push(record.payload, record.key, record.headers, delta) {
+        match self.builder.push(record.payload, record.key, record.headers, time) {
             Ok(index) => Ok(Some((index, self.builder.len_bytes() - before))),
             Err(PushError::Full) => Ok(None),
             Err(error) => Err(error.into()),

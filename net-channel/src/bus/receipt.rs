@@ -27,7 +27,7 @@ pub enum Ack {
 #[derive(Clone, Debug)]
 pub struct Receipt {
     pub(crate) origin: EntityId,
-    pub(crate) index: u32,
+    pub(crate) index: u64,
     pub(crate) batch: Arc<BatchAck>,
 }
 
@@ -65,7 +65,7 @@ impl Receipt {
     /// [`PublishError`] if the event was not sealed.
     pub async fn dot(&self) -> Result<Dot, PublishError> {
         let (first, _) = self.batch.wait().await?;
-        Ok(Dot { origin: self.origin, seq: first + u64::from(self.index) })
+        Ok(Dot { origin: self.origin, seq: first + self.index })
     }
 }
 

@@ -23,8 +23,8 @@ async fn read_message(recv: &mut RecvStream) -> Option<BytesMut> {
     // Grown as bytes arrive, so that a length alone allocates nothing.
     let mut body = BytesMut::with_capacity(len.min(64 << 10));
     while body.len() < len {
-        let chunk = recv.read_chunk(len - body.len(), true).await.ok()??;
-        body.extend_from_slice(&chunk.bytes);
+        let chunk = recv.read_chunk(len - body.len()).await.ok()??;
+        body.extend_from_slice(&chunk);
     }
     Some(body)
 }

@@ -12,9 +12,8 @@ use futures_core::Stream;
 use crate::bus::Bus;
 use crate::bus::given::Head;
 use crate::bus::producer::lock;
-use crate::batch::OpenedBatch;
 use crate::core::{Cursor, Delivery, From, Item, Source, SubId};
-use crate::{Event, NameError, Pattern};
+use crate::{Event, EventBatch, NameError, Pattern};
 
 /// How a subscription is made. Made by [`Bus::subscribe`]; awaiting it makes the subscription.
 #[derive(Debug)]
@@ -75,8 +74,8 @@ pub struct Subscription {
 #[derive(Debug)]
 pub(crate) struct Reading {
     source: Arc<Source>,
-    batch: Arc<OpenedBatch>,
-    index: usize,
+    batch: Arc<EventBatch>,
+    index: u16,
     head: Arc<Head>,
     cost: usize,
 }
@@ -148,7 +147,7 @@ impl Subscription {
     pub fn cursor(&self) -> Cursor {
         let mut cursor = self.positions.clone();
         if let Some(reading) = &self.current {
-            cursor.set(reading.source.pair, reading.batch.seq() + reading.index as u64);
+            cursor.set(reading.source.pair, reading.batch.open().seal().seq() + u64::from(reading.index));
         }
         cursor
     }
@@ -173,10 +172,10 @@ impl Subscription {
                 std::mem::swap(&mut state.deliveries, &mut self.taken);
             }
             match self.taken.pop_front() {
-                Some(Delivery::Batch { source, batch, skip }) => {
+                Some(Delivery::Batch { source, batch, skip, cost }) => {
                     let head = self.bus.given().head(source.pair.channel, source.origin);
-                    head.begin(batch.seq() + skip as u64, batch.hash(), batch.time());
-                    let cost = batch.frame_len();
+                    let seal = batch.open().seal();
+                    head.begin(seal.seq() + u64::from(skip), seal.hash(), seal.time());
                     self.current = Some(Reading { source, batch, index: skip, head, cost });
                 }
                 Some(delivery @ Delivery::Item(_)) => {
@@ -196,14 +195,13 @@ impl Subscription {
 
     fn next_of_batch(&mut self) -> Option<Event> {
         let reading = self.current.as_mut()?;
-        if reading.index < reading.batch.len() {
-            let event = Event::from_batch(&reading.source.channel, reading.source.origin, reading.source.entity, &reading.batch, reading.index);
+        if let Some(event) = reading.batch.event(reading.index) {
             reading.index += 1;
-            reading.head.advance(event.seq);
+            reading.head.advance(event.seq());
             return Some(event);
         }
         let Reading { source, batch, cost, .. } = self.current.take()?;
-        self.positions.set(source.pair, batch.end());
+        self.positions.set(source.pair, batch.open().seal().next_seq());
         let taken = self.queue.taken.fetch_add(cost, Ordering::Relaxed) + cost;
         if taken >= REPORT_BYTES {
             self.report();

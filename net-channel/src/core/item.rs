@@ -7,7 +7,7 @@ use net_identity::EntityId;
 use net_transport::Pair;
 
 use crate::core::SeqRange;
-use crate::{ChannelName, Event};
+use crate::{BatchHash, ChannelName, Event};
 
 /// One thing that a subscription tells its application, in order.
 #[derive(Clone, Debug)]
@@ -21,12 +21,12 @@ pub enum Item {
     Restart(Restart),
     /// The origin signed two different batches for one place in its chain. Nothing more of this incarnation is
     /// delivered.
-    Equivocation(Equivocation),
+    Equivocation(Fork),
 }
 
 /// Two batches of one origin for one place.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Equivocation {
+pub struct Fork {
     /// Whose.
     pub source: Arc<Source>,
     /// First seq of the batch that does not continue the chain of what was delivered.
@@ -52,7 +52,7 @@ pub struct Restart {
     /// First seq of the new incarnation.
     pub incarnation: u64,
     /// Hash of the batch that the new incarnation continues; zero if it continues none.
-    pub prev: [u8; 32],
+    pub prev: BatchHash,
 }
 
 /// One origin's events in one channel, as a subscription names it in what it delivers.
@@ -82,7 +82,7 @@ impl Item {
 impl fmt::Display for Item {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Event(e) => write!(f, "{} {}", e.channel, String::from_utf8_lossy(&e.payload)),
+            Self::Event(e) => write!(f, "{} {}", e.channel(), String::from_utf8_lossy(e.payload())),
             Self::Gap(g) => {
                 write!(f, "{} gap: {} events of {} cannot be had", g.source.channel, g.range.len(), g.source.origin)
             }

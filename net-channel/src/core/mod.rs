@@ -9,7 +9,7 @@ mod subscriptions;
 
 pub use cache::{Cache, Cached};
 pub use cursor::{Cursor, CursorError};
-pub use item::{Equivocation, Gap, Item, Restart, Source};
+pub use item::{Fork, Gap, Item, Restart, Source};
 pub use message::{ANSWER_LEN_MAX, MESSAGE_LEN_MAX, Message, MessageError, PROTOCOL, RefusedWhy, SeqRange, Start};
 pub use publisher::{KEY_AGE_MAX, Publisher, SUBSCRIBERS_MAX, Subscriber};
 pub use subscriptions::{Action, Counters, Delivery, From, Known, Limits, SubId, Subscriptions};

@@ -8,15 +8,16 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
+use bytes::Bytes;
 use net_identity::EntityId;
-use net_transport::{Header, MeshId, NodeId, Pair, ShortId};
+use net_transport::{HEADER_LEN, Header, MeshId, NodeId, Pair, ShortId};
 
-use crate::core::item::{Equivocation, Gap, Item, Restart, Source};
+use crate::core::item::{Fork, Gap, Item, Restart, Source};
 use crate::core::message::{Message, SeqRange, Start};
-use crate::batch::{OpenedBatch, Sealed, Verified};
 use crate::core::Cursor;
-use crate::{ChannelHash, ChannelName, Class, KeyGrant, KeyId, Pattern, SenderKey};
+use crate::{
+    BatchError, BatchHash, ChannelHash, ChannelName, Class, EventBatch, KeyGrant, KeyId, Pattern, SealedBatch, SenderKey,
+};
 
 /// Names a subscription of this node.
 pub type SubId = u64;
@@ -110,9 +111,11 @@ pub enum Delivery {
         /// Whose.
         source: Arc<Source>,
         /// The batch; shared by all subscriptions of this node that get it.
-        batch: Arc<OpenedBatch>,
+        batch: Arc<EventBatch>,
         /// How many of its first events are not for this subscription.
-        skip: usize,
+        skip: u16,
+        /// Bytes that it counts for in a subscription's queue.
+        cost: usize,
     },
     /// A gap, a restart.
     Item(Item),
@@ -123,7 +126,7 @@ impl Delivery {
     #[must_use]
     pub fn cost(&self) -> usize {
         match self {
-            Self::Batch { batch, .. } => batch.frame_len(),
+            Self::Batch { cost, .. } => *cost,
             Self::Item(_) => 256,
         }
     }
@@ -219,7 +222,7 @@ struct Feed {
     join_again_at: Option<Instant>,
     keys: BTreeMap<KeyId, SenderKey>,
     /// Verified batches whose key has not come yet.
-    keyless: VecDeque<(Instant, Verified)>,
+    keyless: VecDeque<(Instant, SealedBatch)>,
     keyless_bytes: usize,
     tracks: BTreeMap<SubId, Track>,
     full: bool,
@@ -238,14 +241,14 @@ struct Track {
     /// Whether `next` is a position that the application knows of, so that it must hear of a break before it.
     seen: bool,
     next: u64,
-    head: Option<[u8; 32]>,
+    head: Option<BatchHash>,
     incarnation: u64,
     origin_incarnation: u64,
     /// Seqs below this exist, or existed.
     target: u64,
     /// All that can be had below this has been offered.
     covered: u64,
-    held: BTreeMap<u64, Arc<OpenedBatch>>,
+    held: BTreeMap<u64, Arc<EventBatch>>,
     held_bytes: usize,
     fetch: Option<(u64, Instant)>,
     quarantined: bool,
@@ -361,15 +364,23 @@ impl Subscriptions {
             self.counters.refused_full += 1;
             return;
         }
-        if let Some(feed) = self.feeds.get_mut(&pair)
-            && feed.node != known.node
-        {
-            feed.node = known.node;
-            feed.joined = false;
-            feed.join_sent_at = now;
-            self.actions.push_back(Action::Unjoin { pair });
-            self.actions.push_back(Action::Join { pair, node: known.node });
-            self.idle_tracks(pair);
+        if let Some(feed) = self.feeds.get_mut(&pair) {
+            let moved = feed.node != known.node;
+            if moved {
+                feed.node = known.node;
+                feed.joined = false;
+                self.actions.push_back(Action::Unjoin { pair });
+            }
+            if !feed.joined {
+                // The producer has just said that it is there: a join that was refused before is tried at once.
+                feed.join_again_at = None;
+                feed.join_sent_at = now;
+                self.actions.push_back(Action::Join { pair, node: known.node });
+            }
+            if moved {
+                self.idle_tracks(pair);
+            }
+            self.schedule(pair);
         }
         let matching: Vec<SubId> =
             self.subs.iter().filter(|(_, sub)| sub.pattern.matches(&known.name)).map(|(id, _)| *id).collect();
@@ -417,7 +428,7 @@ impl Subscriptions {
     }
 
     /// A frame that came live. `frame` is the whole frame, header checked.
-    pub fn handle_frame(&mut self, now: Instant, frame: BytesMut) {
+    pub fn handle_frame(&mut self, now: Instant, frame: Bytes) {
         let Ok(header) = Header::parse(&frame) else {
             self.counters.malformed += 1;
             return;
@@ -436,26 +447,20 @@ impl Subscriptions {
             return;
         }
         let pairs = pairs.clone();
-        let sealed = match Sealed::parse(frame) {
-            Ok(sealed) => sealed,
-            Err(_) => {
-                self.counters.malformed += 1;
-                return;
-            }
-        };
         // Two pairs with the same hints are told apart by the signature.
-        let mut sealed = sealed;
+        let mut refused = BatchError::Origin;
         for pair in pairs {
-            match self.verify(&pair, sealed) {
-                Ok(verified) => {
-                    self.open(now, pair, verified, None);
+            match self.verify(&pair, frame.clone()) {
+                Ok(sealed) => {
+                    drop(frame);
+                    self.open(now, pair, sealed, None);
                     self.schedule(pair);
                     return;
                 }
-                Err(refused) => sealed = refused,
+                Err(error) => refused = error,
             }
         }
-        self.counters.unverified += 1;
+        self.count_refused(refused);
     }
 
     /// A message of another node's publisher.
@@ -645,8 +650,10 @@ impl Subscriptions {
             self.counters.unexpected += 1;
             return;
         };
-        let channel = ChannelHash(pair.channel);
-        let Ok(grant) = KeyGrant::verify(bytes, &self.me, &channel, &EntityId::from_bytes(pair.origin)) else {
+        // Whether a grant has ended is for those who keep keys: this one has just come from its origin.
+        let grant = KeyGrant::verify(bytes, &self.me, 0);
+        let of_pair = |g: &KeyGrant| g.channel.0 == pair.channel && *g.origin.as_bytes() == pair.origin;
+        let Some(grant) = grant.ok().filter(of_pair) else {
             self.counters.grants_refused += 1;
             return;
         };
@@ -658,8 +665,8 @@ impl Subscriptions {
         feed.keys.insert(grant.sender_key.key_id(), grant.sender_key);
         let waiting = std::mem::take(&mut feed.keyless);
         feed.keyless_bytes = 0;
-        for (_, verified) in waiting {
-            self.open(now, pair, verified, None);
+        for (_, sealed) in waiting {
+            self.open(now, pair, sealed, None);
         }
         self.schedule(pair);
     }
@@ -677,19 +684,15 @@ impl Subscriptions {
                 self.counters.malformed += 1;
                 break;
             };
-            let len = net_transport::HEADER_LEN + header.payload_len();
+            let len = HEADER_LEN + header.payload_len();
             let Some((frame, after)) = rest.split_at_checked(len) else {
                 self.counters.malformed += 1;
                 break;
             };
             rest = after;
-            let Ok(sealed) = Sealed::parse(BytesMut::from(frame)) else {
-                self.counters.malformed += 1;
-                continue;
-            };
-            match self.verify(&pair, sealed) {
-                Ok(verified) => self.open(now, pair, verified, Some(sub)),
-                Err(_) => self.counters.unverified += 1,
+            match self.verify(&pair, Bytes::copy_from_slice(frame)) {
+                Ok(sealed) => self.open(now, pair, sealed, Some(sub)),
+                Err(error) => self.count_refused(error),
             }
         }
         let track = self.track(&pair, sub);
@@ -699,30 +702,38 @@ impl Subscriptions {
         self.schedule(pair);
     }
 
-    fn verify(&self, pair: &Pair, sealed: Sealed) -> Result<Verified, Sealed> {
-        let (channel, origin) = (ChannelHash(pair.channel), EntityId::from_bytes(pair.origin));
-        sealed.verify(&self.mesh, &channel, &origin).map_err(|(sealed, _)| sealed)
+    fn verify(&self, pair: &Pair, frame: Bytes) -> Result<SealedBatch, BatchError> {
+        SealedBatch::verify(frame, &self.mesh, &ChannelHash(pair.channel), &EntityId::from_bytes(pair.origin))
+    }
+
+    fn count_refused(&mut self, error: BatchError) {
+        match error {
+            BatchError::Channel | BatchError::Origin | BatchError::BodyHash | BatchError::Signature => {
+                self.counters.unverified += 1;
+            }
+            _ => self.counters.malformed += 1,
+        }
     }
 
     /// Opens a verified batch and offers it to one track or to all.
-    fn open(&mut self, now: Instant, pair: Pair, verified: Verified, only: Option<SubId>) {
+    fn open(&mut self, now: Instant, pair: Pair, sealed: SealedBatch, only: Option<SubId>) {
         let limits = &self.limits;
         let feed = self.feeds.get_mut(&pair).expect("the caller looked it up");
-        let Some(key) = feed.keys.get(&verified.sealed().key_id()) else {
-            let len = verified.sealed().frame().len();
+        let Some(key) = feed.keys.get(&sealed.seal().key_id()) else {
+            let len = sealed.frame().len();
             if feed.keyless.len() < limits.held_batches_max && feed.keyless_bytes + len <= limits.held_bytes_max {
                 feed.keyless_bytes += len;
-                feed.keyless.push_back((now, verified));
+                feed.keyless.push_back((now, sealed));
             } else {
                 self.counters.overflowed += 1;
             }
             return;
         };
-        let Ok(batch) = verified.open(key) else {
+        let Ok(open) = sealed.open_in_place(key) else {
             self.counters.unopened += 1;
             return;
         };
-        let batch = Arc::new(batch);
+        let batch = EventBatch::new(feed.source.channel.clone(), feed.source.entity, open);
         let subs: Vec<SubId> = match only {
             Some(sub) => vec![sub],
             None => feed.tracks.keys().copied().collect(),
@@ -753,7 +764,7 @@ impl Subscriptions {
             let Some(delivery) = track.next_delivery(&feed.source, &mut self.counters) else { break };
             if let Delivery::Batch { batch, skip, .. } = &delivery {
                 self.counters.batches += 1;
-                self.counters.events += (batch.len() - skip) as u64;
+                self.counters.events += u64::from(batch.open().seal().events() - skip);
                 if feed.report_at.is_none() {
                     feed.report_at = Some(feed.reported_at.map_or(now, |at| now.max(at + REPORT_EVERY)));
                 }
@@ -885,6 +896,11 @@ impl Feed {
     }
 }
 
+/// Bytes of the frame that a batch came in.
+fn frame_len(batch: &EventBatch) -> usize {
+    HEADER_LEN + batch.open().seal().header().payload_len()
+}
+
 enum Offered {
     Held,
     Duplicate,
@@ -915,13 +931,13 @@ impl Track {
         end > self.next
     }
 
-    fn offer(&mut self, batch: &Arc<OpenedBatch>, limits: &Limits, asked_for: bool) -> Offered {
-        if batch.end() <= self.next || self.held.contains_key(&batch.seq()) {
+    fn offer(&mut self, batch: &Arc<EventBatch>, limits: &Limits, asked_for: bool) -> Offered {
+        if batch.open().seal().next_seq() <= self.next || self.held.contains_key(&batch.open().seal().seq()) {
             return Offered::Duplicate;
         }
-        self.target = self.target.max(batch.end());
-        self.held_bytes += batch.frame_len();
-        self.held.insert(batch.seq(), batch.clone());
+        self.target = self.target.max(batch.open().seal().next_seq());
+        self.held_bytes += frame_len(batch);
+        self.held.insert(batch.open().seal().seq(), batch.clone());
         // What lies furthest ahead is dropped first: it is fetched when its turn comes. What was asked for is next.
         let mut overflow = false;
         while !asked_for
@@ -929,7 +945,7 @@ impl Track {
             && (self.held.len() > limits.held_batches_max || self.held_bytes > limits.held_bytes_max)
         {
             let (_, last) = self.held.pop_last().expect("there are two or more");
-            self.held_bytes -= last.frame_len();
+            self.held_bytes -= frame_len(&last);
             overflow = true;
         }
         if overflow { Offered::Overflow } else { Offered::Held }
@@ -946,14 +962,14 @@ impl Track {
         loop {
             let Some((_, batch)) = self.held.first_key_value() else { return self.trailing_gap(source, counters) };
             let batch = batch.clone();
-            if batch.end() <= self.next {
+            if batch.open().seal().next_seq() <= self.next {
                 self.release(&batch);
                 continue;
             }
-            let continues = self.head == Some(*batch.prev());
-            let breaks = batch.seq() > self.next || batch.is_first() && self.head.is_some();
-            if breaks && !(batch.is_first() && continues) {
-                if self.next < batch.seq() && self.covered < batch.seq() {
+            let continues = self.head == Some(batch.open().seal().prev());
+            let breaks = batch.open().seal().seq() > self.next || batch.open().seal().is_first() && self.head.is_some();
+            if breaks && !(batch.open().seal().is_first() && continues) {
+                if self.next < batch.open().seal().seq() && self.covered < batch.open().seal().seq() {
                     return None;
                 }
                 let item = self.pass_over(source, &batch, counters);
@@ -966,38 +982,39 @@ impl Track {
             if forked {
                 counters.forked += 1;
                 self.quarantined = true;
-                let item = Equivocation { source: source.clone(), seq: batch.seq() };
+                let item = Fork { source: source.clone(), seq: batch.open().seal().seq() };
                 return Some(Delivery::Item(Item::Equivocation(item)));
             }
             self.release(&batch);
-            let skip = usize::try_from(self.next.saturating_sub(batch.seq())).unwrap_or(usize::MAX);
-            let skip = if batch.seq() >= self.next { 0 } else { skip };
-            self.next = batch.end();
+            let skip = self.next.saturating_sub(batch.open().seal().seq());
+            let skip = u16::try_from(skip).expect("a batch that ends after `next` begins at most 1,024 before it");
+            self.next = batch.open().seal().next_seq();
             self.seen = true;
-            self.head = Some(*batch.hash().as_bytes());
-            self.incarnation = batch.incarnation();
-            return Some(Delivery::Batch { source: source.clone(), batch, skip });
+            self.head = Some(batch.open().seal().hash());
+            self.incarnation = batch.open().seal().incarnation();
+            let cost = frame_len(&batch);
+            return Some(Delivery::Batch { source: source.clone(), batch, skip, cost });
         }
     }
 
     /// Nothing before this batch can be had: goes on with it, and says what is missing if the application can miss it.
-    fn pass_over(&mut self, source: &Arc<Source>, batch: &OpenedBatch, counters: &mut Counters) -> Option<Item> {
+    fn pass_over(&mut self, source: &Arc<Source>, batch: &EventBatch, counters: &mut Counters) -> Option<Item> {
         let source = source.clone();
-        if batch.incarnation() > self.next || batch.is_first() {
+        if batch.open().seal().incarnation() > self.next || batch.open().seal().is_first() {
             let last_seen = self.next.saturating_sub(1);
             self.head = None;
-            self.next = batch.incarnation();
+            self.next = batch.open().seal().incarnation();
             if self.seen {
                 counters.restarts += 1;
-                let prev = if batch.is_first() { *batch.prev() } else { [0; 32] };
+                let prev = if batch.open().seal().is_first() { batch.open().seal().prev() } else { BatchHash::ZERO };
                 return Some(Item::Restart(Restart { source, last_seen, incarnation: self.next, prev }));
             }
             return None;
         }
         counters.gaps += 1;
-        let range = SeqRange { from: self.next, to: batch.seq() };
+        let range = SeqRange { from: self.next, to: batch.open().seal().seq() };
         self.head = None;
-        self.next = batch.seq();
+        self.next = batch.open().seal().seq();
         Some(Item::Gap(Gap { source, range }))
     }
 
@@ -1013,9 +1030,9 @@ impl Track {
         Some(Delivery::Item(Item::Gap(Gap { source: source.clone(), range })))
     }
 
-    fn release(&mut self, batch: &Arc<OpenedBatch>) {
-        if self.held.remove(&batch.seq()).is_some() {
-            self.held_bytes -= batch.frame_len();
+    fn release(&mut self, batch: &Arc<EventBatch>) {
+        if self.held.remove(&batch.open().seal().seq()).is_some() {
+            self.held_bytes -= frame_len(batch);
         }
     }
 }

@@ -6,10 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
-use net_channel::batch::{BatchBuilder, SealParams};
+use bytes::Bytes;
 use net_channel::core::{Action, Cached, Delivery, Known, Limits, Message, Publisher, Subscriptions};
-use net_channel::{ChannelHash, ChannelName, Class, From, Hlc, Item, Pattern, SenderKey, SeqRange};
+use net_channel::{BatchBuilder, BatchHash, ChannelHash, ChannelName, Class, From, Hlc, Item, Pattern, SealParams, SenderKey, SeqRange};
 use net_identity::{EntityId, Signer as _};
 use net_transport::{MeshId, NodeId, NodeKeys, Pair, Priority, Seed, Visibility};
 
@@ -72,7 +71,7 @@ pub enum Seen {
 
 struct Producer {
     publisher: Publisher,
-    prev: [u8; 32],
+    prev: BatchHash,
     name: ChannelName,
 }
 
@@ -194,10 +193,10 @@ impl World {
         let now = self.instant();
         let unix_ns = 1_000_000 + u64::try_from(self.now.as_nanos()).expect("short runs");
         let owner = self.nodes.get_mut(&id).expect("a node");
-        let incarnation = net_channel::first_seq(unix_ns, 0, owner.floor);
+        let incarnation = net_channel::first_seq(unix_ns, 0, owner.floor).expect("seqs are left");
         owner.floor = net_channel::floor_after(incarnation);
         let publisher = Publisher::new(pair, incarnation, key, now, 64 << 10);
-        owner.producers.insert(pair, Producer { publisher, prev: [0; 32], name: name.clone() });
+        owner.producers.insert(pair, Producer { publisher, prev: BatchHash::ZERO, name: name.clone() });
         let entity = EntityId::from_bytes(*id.as_bytes());
         let known = Known { name, node: id, entity, class: Class::Reliable };
         for to in self.order.clone() {
@@ -234,7 +233,7 @@ impl World {
         let producer = owner.producers.get_mut(&pair).expect("opened before");
         let mut builder = BatchBuilder::new();
         for payload in payloads {
-            builder.push(payload, None, &[], 0).expect("small");
+            builder.push(payload, None, &[], Hlc::new(unix_ms, 0)).expect("small");
         }
         let seq = producer.publisher.next();
         let sealed = builder.seal(&SealParams {
@@ -247,7 +246,6 @@ impl World {
             prev: producer.prev,
             parents: &[],
             parents_cut: false,
-            time: Hlc::new(unix_ms, 0),
             salt,
             visibility: Visibility::Global,
             priority: Priority::Normal,
@@ -256,16 +254,16 @@ impl World {
             cap: [0; 4],
         });
         let sealed = sealed.expect("a key in memory signs");
-        producer.prev = *sealed.hash.as_bytes();
+        producer.prev = sealed.hash();
         let range = SeqRange { from: seq, to: seq + payloads.len() as u64 };
-        producer.publisher.sealed(Cached { range, sealed_at: now, unix_ms, frame: sealed.frame.clone() });
+        producer.publisher.sealed(Cached { range, sealed_at: now, unix_ms, frame: sealed.frame().clone() });
         let ledger = self.published.entry(pair).or_default();
         for (i, payload) in payloads.iter().enumerate() {
             let before = ledger.insert(seq + i as u64, payload.to_vec());
             assert_eq!(before, None, "a seq was used twice");
         }
         for to in self.joined.get(&pair).cloned().unwrap_or_default() {
-            self.carry(id, to, sealed.frame.clone());
+            self.carry(id, to, sealed.frame().clone());
         }
     }
 
@@ -463,7 +461,7 @@ impl World {
             Happening::Frame { to, boot, frame } => {
                 if self.nodes[&to].boot == boot && self.nodes[&to].alive {
                     self.trace.update(&self.now.as_nanos().to_le_bytes()).update(&frame);
-                    self.node(&to).subscriptions.handle_frame(now, BytesMut::from(&frame[..]));
+                    self.node(&to).subscriptions.handle_frame(now, Bytes::copy_from_slice(&frame));
                     self.act(to);
                 }
             }
@@ -542,10 +540,10 @@ impl World {
         for delivery in deliveries {
             cost += delivery.cost();
             match delivery {
-                Delivery::Batch { source, batch, skip } => {
+                Delivery::Batch { source, batch, skip, .. } => {
                     let seen = app.seen.entry(source.pair).or_default();
-                    for i in skip..batch.len() {
-                        seen.push(Seen::Event(batch.seq() + i as u64, batch.record(i).payload.to_vec()));
+                    for event in batch.events().skip(usize::from(skip)) {
+                        seen.push(Seen::Event(event.seq(), event.payload().to_vec()));
                         delivered += 1;
                     }
                 }

@@ -1,0 +1,250 @@
+//! A process of the demo, from the inside.
+
+use std::future::Future;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use net::identity::{EntityKey, Signer};
+use net::transport::Ticket;
+use net::{From, Item, Node, Publish, Subscription};
+use tokio::io::{Stdin, Stdout, stdin, stdout};
+use tokio::time::Instant;
+
+use crate::control::lines::{LineReader, LineWriter};
+use crate::control::server::linked;
+use crate::demo::attack::HostileSigner;
+use crate::demo::checks::{ALERT_HEADER, Checker};
+use crate::demo::messages::{News, Order, Published, RoleName, Setup};
+use crate::demo::quakes::{self, Quake};
+use crate::demo::tamper::{Tamper, Tampering};
+use crate::failure::{Failure, chain};
+
+/// A process of `net demo`; it is told what to do on its standard input
+#[derive(Debug, Args)]
+pub(crate) struct Role {}
+
+/// How long links may take.
+const LINK_TIMEOUT: Duration = Duration::from_secs(15);
+const POLL: Duration = Duration::from_millis(5);
+/// How long subscribers may take to acknowledge what a producer has published.
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(20);
+/// A subscriber that has everything waits so long for something that should not come.
+const QUIET_AFTER_ALL: Duration = Duration::from_millis(300);
+/// A subscriber that lacks something waits so long for it.
+const QUIET_WHEN_MISSING: Duration = Duration::from_secs(4);
+
+type Orders = LineReader<Stdin>;
+type Reports = LineWriter<Stdout>;
+
+impl Role {
+    #[expect(clippy::unused_self, reason = "all commands are run alike")]
+    pub(crate) async fn run(self) -> Result<ExitCode, Failure> {
+        let (mut orders, mut reports) = (LineReader::new(stdin()), LineWriter::new(stdout()));
+        let Some(setup) = orders.next::<Setup>().await? else {
+            return Err(Failure::usage("this command is a part of `net demo`").next("`net demo`"));
+        };
+        if let Err(failure) = play(setup, &mut orders, &mut reports).await {
+            let _ = reports.send(&News::Failed { message: failure.message.clone() }).await;
+            return Err(failure);
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+async fn play(setup: Setup, orders: &mut Orders, reports: &mut Reports) -> Result<(), Failure> {
+    let node = start(&setup).await?;
+    let work = async {
+        match setup.role.clone() {
+            RoleName::Producer { index, of, .. } => produce(&node, index, of, orders, reports).await?,
+            RoleName::Alerter => alert(&node, reports).await?,
+            RoleName::Consumer { tampering } => {
+                let checker = Checker::new(setup.origins.clone(), |_| true);
+                consume(&node, "quakes/*", checker, tampering, orders, reports).await?;
+            }
+            RoleName::Late => {
+                let checker = Checker::new(setup.origins.clone(), |quake| quake.network == "ak");
+                consume(&node, "quakes/ak", checker, None, orders, reports).await?;
+            }
+        }
+        // The end of the orders is the end of the demo, whether it stops or was killed.
+        while orders.next::<Order>().await?.is_some() {}
+        Ok::<_, Failure>(())
+    };
+    let result = work.await;
+    node.close().await;
+    result
+}
+
+/// Starts the node and waits until it is linked to everybody it was told of.
+async fn start(setup: &Setup) -> Result<Node, Failure> {
+    let here = "127.0.0.1:0".parse().expect("an address");
+    let mut builder = Node::builder().dir(&setup.dir).listen(here).mdns(false);
+    if let RoleName::Producer { attack, .. } = setup.role {
+        builder = builder.signer(match attack {
+            Some(attack) => Arc::new(HostileSigner::new(attack)) as Arc<dyn Signer>,
+            None => Arc::new(EntityKey::generate()),
+        });
+    }
+    let parse = |text: &String| text.parse::<Ticket>().map_err(|error| Failure::new(error.to_string()));
+    let tickets = setup.tickets.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+    if let Some(first) = tickets.first() {
+        builder = builder.ticket(first.clone());
+    }
+    let node = builder.start().await?;
+    for peer in tickets.iter().skip(1).flat_map(|ticket| &ticket.peers) {
+        node.endpoint().add_peer(peer.clone());
+    }
+    let deadline = Instant::now() + LINK_TIMEOUT;
+    while linked(&node) < tickets.len() {
+        if Instant::now() > deadline {
+            let message = format!("{} of {} links came up", linked(&node), tickets.len());
+            node.close().await;
+            return Err(Failure::new(message));
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    Ok(node)
+}
+
+async fn ready(node: &Node, reports: &mut Reports) -> Result<(), Failure> {
+    let (origin, ticket) = (node.bus().origin().to_string(), node.ticket().to_string());
+    Ok(reports.send(&News::Ready { origin, ticket }).await?)
+}
+
+fn broken(error: impl std::error::Error + 'static) -> Failure {
+    Failure::new(chain(&error))
+}
+
+async fn produce(node: &Node, index: usize, of: usize, orders: &mut Orders, reports: &mut Reports) -> Result<(), Failure> {
+    let mut channels = std::collections::HashMap::new();
+    let quakes: Vec<Quake> = Quake::all().into_iter().skip(index).step_by(of).collect();
+    for quake in &quakes {
+        if !channels.contains_key(&quake.channel()) {
+            let channel = node.channel(&quake.channel()).open().await.map_err(broken)?;
+            channels.insert(quake.channel(), channel);
+        }
+    }
+    ready(node, reports).await?;
+    if orders.next::<Order>().await?.is_none() {
+        return Ok(());
+    }
+    let began = Instant::now();
+    for quake in &quakes {
+        channels[&quake.channel()].publish(quake.line).await.map_err(broken)?;
+    }
+    for channel in channels.values() {
+        channel.flush().await;
+    }
+    let publishing_us = micros(began.elapsed());
+    let (mut subscribers, mut complete) = (usize::MAX, usize::MAX);
+    for channel in channels.values() {
+        let left = DELIVERY_TIMEOUT.saturating_sub(began.elapsed());
+        let delivered = channel.wait_for_delivery(left).await;
+        (subscribers, complete) = (subscribers.min(delivered.subscribers), complete.min(delivered.complete));
+    }
+    let acknowledged_us = micros(began.elapsed());
+    let events = quakes.len() as u64;
+    Ok(reports.send(&News::Published(Published { events, publishing_us, acknowledged_us, subscribers, complete })).await?)
+}
+
+/// Publishes an alert for each strong earthquake, on the same channel and with the earthquake as its cause.
+async fn alert(node: &Node, reports: &mut Reports) -> Result<(), Failure> {
+    let mut events = node.subscribe("quakes/*").from(From::Earliest).await.map_err(broken)?;
+    ready(node, reports).await?;
+    let all = Quake::all().len() as u64;
+    let (mut handled, mut alerts) = (0, 0);
+    while handled < all {
+        let event = match next(&mut events).await? {
+            Item::Event(event) => event,
+            Item::Gap(gap) => {
+                handled += gap.range.len();
+                continue;
+            }
+            _ => continue,
+        };
+        // Its own alerts come back to it, as to every subscriber.
+        if event.origin() == node.bus().origin() {
+            continue;
+        }
+        handled += 1;
+        let Some((id, magnitude)) = quakes::read(event.payload()) else { continue };
+        if quakes::is_strong(magnitude) {
+            let text = serde_json::json!({ "alert": id, "mag": magnitude }).to_string();
+            let channel = node.channel(event.channel().as_str()).open().await.map_err(broken)?;
+            let publish = Publish::new(&text).header(ALERT_HEADER, &id).after([event.as_parent()]);
+            // Sealed before the next earthquake is looked at: so this one is the newest cause, and not one of several.
+            channel.publish_with(publish).await.map_err(broken)?.await.map_err(broken)?;
+            alerts += 1;
+        }
+    }
+    Ok(reports.send(&News::Alerted { alerts }).await?)
+}
+
+/// Subscribes from the earliest event on and checks what comes.
+async fn consume(
+    node: &Node,
+    pattern: &str,
+    mut checker: Checker,
+    tampering: Option<Tampering>,
+    orders: &mut Orders,
+    reports: &mut Reports,
+) -> Result<(), Failure> {
+    let late = pattern != "quakes/*";
+    let mut events = node.subscribe(pattern).from(From::Earliest).await.map_err(broken)?;
+    ready(node, reports).await?;
+    let mut tamper = Tamper::new(tampering);
+    let (mut came, mut finishing) = (0, late);
+    let (mut first, mut last) = (None, Instant::now());
+    loop {
+        let quiet = match (came >= checker.expected(), finishing) {
+            (true, _) => Some(QUIET_AFTER_ALL),
+            (false, true) => Some(QUIET_WHEN_MISSING),
+            (false, false) => None,
+        };
+        let item = tokio::select! {
+            biased;
+            item = next(&mut events) => item?,
+            order = orders.next::<Order>(), if !finishing => match order? {
+                Some(_) => {
+                    finishing = true;
+                    continue;
+                }
+                None => return Ok(()),
+            },
+            () = sleep_after(last, quiet) => break,
+        };
+        let now = Instant::now();
+        (first, last) = (first.or(Some(now)), now);
+        came += match &item {
+            Item::Event(_) => 1,
+            Item::Gap(gap) => gap.range.len(),
+            _ => 0,
+        };
+        tamper.pass(item).iter().for_each(|item| checker.take(item));
+    }
+    let unverified = node.bus().counters().await.unverified;
+    let receiving_us = first.map_or(0, |first| micros(last.duration_since(first)));
+    Ok(reports.send(&News::Seen(checker.finish(unverified, receiving_us))).await?)
+}
+
+async fn next(events: &mut Subscription) -> Result<Item, Failure> {
+    match events.next().await {
+        Some(item) => item.map_err(broken),
+        None => Err(Failure::new("the node was closed")),
+    }
+}
+
+fn sleep_after(last: Instant, quiet: Option<Duration>) -> impl Future<Output = ()> {
+    async move {
+        match quiet {
+            Some(quiet) => tokio::time::sleep_until(last + quiet).await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
