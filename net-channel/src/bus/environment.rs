@@ -47,7 +47,11 @@ impl Default for Environment {
     fn default() -> Self {
         let random = SystemRandom::new();
         Self::new(
-            || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)),
+            || {
+                SystemTime::now()
+                    .duration_since(UNIX_EPOCH)
+                    .map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX))
+            },
             move |bytes| random.fill(bytes).expect("the operating system gives random bytes"),
         )
     }

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use net_channel::core::{Action, Cached, Delivery, Known, Limits, Message, Publisher, Subscriptions};
-use net_channel::{BatchBuilder, BatchHash, ChannelHash, ChannelName, Class, From, Hlc, Item, Pattern, SealParams, SenderKey, SeqRange};
+use net_channel::{
+    BatchBuilder, BatchHash, ChannelHash, ChannelName, Class, From, Hlc, Item, Pattern, SealParams, SenderKey, SeqRange,
+};
 use net_identity::{EntityId, Signer as _};
 use net_transport::{MeshId, NodeId, NodeKeys, Pair, Priority, Seed, Visibility};
 
@@ -322,10 +324,7 @@ impl World {
                 Action::Join { pair, node } => {
                     self.node(&id).joins.insert(pair, node);
                     let boots = self.boots(&id, &node);
-                    self.at(
-                        Duration::from_micros(LATENCY_US),
-                        Happening::Join { from: id, to: node, pair, boots },
-                    );
+                    self.at(Duration::from_micros(LATENCY_US), Happening::Join { from: id, to: node, pair, boots });
                 }
                 Action::Unjoin { pair } => {
                     self.node(&id).joins.remove(&pair);
@@ -519,7 +518,8 @@ impl World {
             }
             Happening::Wake => {
                 for id in self.order.clone() {
-                    if self.nodes[&id].alive && self.nodes[&id].subscriptions.poll_timeout().is_some_and(|at| at <= now) {
+                    if self.nodes[&id].alive && self.nodes[&id].subscriptions.poll_timeout().is_some_and(|at| at <= now)
+                    {
                         self.node(&id).subscriptions.handle_timeout(now);
                         self.act(id);
                     }
@@ -640,4 +640,3 @@ pub fn check_complete(published: &BTreeMap<u64, Vec<u8>>, seen: &[Seen]) -> Resu
         Err(format!("{} events missing and not named, first {:?}", missing.len(), missing.first()))
     }
 }
-

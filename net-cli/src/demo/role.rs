@@ -117,7 +117,13 @@ fn broken(error: impl std::error::Error + 'static) -> Failure {
     Failure::new(chain(&error))
 }
 
-async fn produce(node: &Node, index: usize, of: usize, orders: &mut Orders, reports: &mut Reports) -> Result<(), Failure> {
+async fn produce(
+    node: &Node,
+    index: usize,
+    of: usize,
+    orders: &mut Orders,
+    reports: &mut Reports,
+) -> Result<(), Failure> {
     let mut channels = std::collections::HashMap::new();
     let quakes: Vec<Quake> = Quake::all().into_iter().skip(index).step_by(of).collect();
     for quake in &quakes {
@@ -146,7 +152,9 @@ async fn produce(node: &Node, index: usize, of: usize, orders: &mut Orders, repo
     }
     let acknowledged_us = micros(began.elapsed());
     let events = quakes.len() as u64;
-    Ok(reports.send(&News::Published(Published { events, publishing_us, acknowledged_us, subscribers, complete })).await?)
+    Ok(reports
+        .send(&News::Published(Published { events, publishing_us, acknowledged_us, subscribers, complete }))
+        .await?)
 }
 
 /// Publishes an alert for each strong earthquake, on the same channel and with the earthquake as its cause.
