@@ -144,11 +144,6 @@ impl Directory {
         }
     }
 
-    /// The node's last known addresses.
-    pub(crate) fn addresses(&self, node: &NodeId) -> Option<&[SocketAddr]> {
-        self.nodes.get(node).map(|node| &node.record.addresses[..])
-    }
-
     /// Linked neighbours that could introduce others, with what is known of them.
     pub(crate) fn neighbours(&self) -> impl Iterator<Item = Peer> {
         self.links.keys().filter_map(|node| self.nodes.get(node)).map(|node| Peer {

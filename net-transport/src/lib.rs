@@ -40,12 +40,12 @@ mod peer;
 mod prf;
 #[cfg(feature = "link")]
 mod quic;
+#[cfg(feature = "sim")]
+pub mod sim;
 #[cfg(feature = "link")]
 mod socket;
 #[cfg(feature = "link")]
 mod sync;
-#[cfg(feature = "sim")]
-pub mod sim;
 mod ticket;
 
 pub use admission::{Admission, AdvertId, OpenAdmission, Refusal};

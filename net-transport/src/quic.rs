@@ -28,7 +28,8 @@ const IDLE_TIMEOUT_MS: u32 = 10_000;
 /// Bidirectional streams that a neighbour may have open.
 pub(crate) const BIDI_STREAMS_MAX: u32 = 256;
 /// Unidirectional streams that a neighbour may have open: its lanes, and a few that are ending.
-const UNI_STREAMS_MAX: u32 = LANES as u32 + 8;
+const UNI_STREAMS_MAX: u32 = 40;
+const _: () = assert!(UNI_STREAMS_MAX as usize >= LANES + 8);
 /// Handshakes of others that wait to be looked at.
 const INCOMING_MAX: usize = 1024;
 /// Bytes kept for each of them.

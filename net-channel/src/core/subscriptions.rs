@@ -364,15 +364,23 @@ impl Subscriptions {
             self.counters.refused_full += 1;
             return;
         }
-        if let Some(feed) = self.feeds.get_mut(&pair)
-            && feed.node != known.node
-        {
-            feed.node = known.node;
-            feed.joined = false;
-            feed.join_sent_at = now;
-            self.actions.push_back(Action::Unjoin { pair });
-            self.actions.push_back(Action::Join { pair, node: known.node });
-            self.idle_tracks(pair);
+        if let Some(feed) = self.feeds.get_mut(&pair) {
+            let moved = feed.node != known.node;
+            if moved {
+                feed.node = known.node;
+                feed.joined = false;
+                self.actions.push_back(Action::Unjoin { pair });
+            }
+            if !feed.joined {
+                // The producer has just said that it is there: a join that was refused before is tried at once.
+                feed.join_again_at = None;
+                feed.join_sent_at = now;
+                self.actions.push_back(Action::Join { pair, node: known.node });
+            }
+            if moved {
+                self.idle_tracks(pair);
+            }
+            self.schedule(pair);
         }
         let matching: Vec<SubId> =
             self.subs.iter().filter(|(_, sub)| sub.pattern.matches(&known.name)).map(|(id, _)| *id).collect();

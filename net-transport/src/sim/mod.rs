@@ -37,6 +37,11 @@
 //! while it is paused. Tasks that these start by `tokio::spawn` are not bound: they see their sockets fail or fall
 //! silent, and that is all. A stack that shall crash and pause as a whole spawns by its `quinn::Runtime`.
 //!
+//! An [`Endpoint`](crate::Endpoint) takes three fields in its configuration: `sockets` with [`SimNet::socket`] and
+//! [`SimNet::runtime_of`], `seed` from [`SimNet::derive`] with another label for each life, and `clock` from
+//! [`SimNet::time_source`]. Its own tasks are not bound to the node: after a crash drop it, and while it is paused its
+//! links stand still but its timers run.
+//!
 //! # What the same seed needs to give the same run
 //!
 //! | source of chance | what to do about it |

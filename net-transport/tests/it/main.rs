@@ -1,9 +1,21 @@
 //! Integration tests of net-transport, one module per theme.
 
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "helpers of tests fail as tests do")]
+
 #[cfg(feature = "link")]
 mod bad_messages;
 #[cfg(feature = "link")]
 mod handshake;
+#[cfg(feature = "link")]
+mod link_frames;
+#[cfg(feature = "link")]
+mod link_hostile;
+#[cfg(feature = "link")]
+mod link_kit;
+#[cfg(feature = "link")]
+mod link_neighbours;
+#[cfg(feature = "link")]
+mod link_streams;
 #[cfg(feature = "link")]
 mod noise;
 #[cfg(feature = "link")]
@@ -13,11 +25,15 @@ mod recorder;
 #[cfg(feature = "sim")]
 mod sim_links;
 #[cfg(feature = "sim")]
+mod sim_mesh;
+#[cfg(feature = "sim")]
 mod sim_nat;
 #[cfg(feature = "sim")]
 mod sim_nodes;
 #[cfg(feature = "sim")]
 mod sim_quinn;
+#[cfg(feature = "sim")]
+mod sim_weather;
 #[cfg(feature = "link")]
 mod talk;
 mod ticket;

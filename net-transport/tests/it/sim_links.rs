@@ -143,9 +143,13 @@ fn reordered_datagrams_arrive_once_and_are_counted() {
 
 #[test]
 fn duplicates_arrive_twice() {
-    let (mut arrived, faults) = sent_over(1, 10_000, LinkConfig { duplicate: 0.1, ..LinkConfig::default() });
+    let config = LinkConfig { duplicate: 0.1, reorder_delay: 10 * MS, ..LinkConfig::default() };
+    let (mut arrived, faults) = sent_over(1, 10_000, config);
     assert!((900..=1_100).contains(&faults.duplicated), "{faults}");
     assert_eq!(arrived.len() as u64, 10_000 + faults.duplicated);
+    assert!(!arrived.is_sorted(), "copies come late");
+    assert_eq!(faults.reordered, 0, "and do not count as reordered");
+    arrived.sort_unstable();
     arrived.dedup();
     assert_eq!(arrived, (0..10_000).collect::<Vec<_>>());
 }

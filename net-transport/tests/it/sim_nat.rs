@@ -134,20 +134,22 @@ fn a_rebind_changes_the_outside_port_and_ends_the_old_one() {
 
 #[test]
 fn a_mapping_outlives_silence_no_longer_than_its_lifetime() {
-    sim::run(1, |net| async move {
-        let lifetime = Duration::from_secs(30);
-        let (_, inside) = home(&net, 1, NatConfig { lifetime, ..NatKind::PortRestricted.into() });
-        let peer = net.socket(address("9.0.0.1:1")).unwrap();
-        let mapped = seen(&inside, &peer).await.unwrap();
-        for _ in 0..3 {
-            tokio::time::sleep(lifetime - Duration::from_secs(5)).await;
-            assert_eq!(seen(&inside, &peer).await, Some(mapped), "a keep-alive from inside keeps it");
-            assert!(enters(&peer, mapped, &inside).await);
-        }
-        tokio::time::sleep(lifetime).await;
-        assert!(!enters(&peer, mapped, &inside).await);
-        assert_ne!(seen(&inside, &peer).await, Some(mapped));
-    });
+    for kind in KINDS {
+        sim::run(1, |net| async move {
+            let lifetime = Duration::from_secs(30);
+            let (_, inside) = home(&net, 1, NatConfig { lifetime, ..kind.into() });
+            let peer = net.socket(address("9.0.0.1:1")).unwrap();
+            let mapped = seen(&inside, &peer).await.unwrap();
+            for _ in 0..3 {
+                tokio::time::sleep(lifetime - Duration::from_secs(5)).await;
+                assert_eq!(seen(&inside, &peer).await, Some(mapped), "a keep-alive from inside keeps it");
+                assert!(enters(&peer, mapped, &inside).await);
+            }
+            tokio::time::sleep(lifetime).await;
+            assert!(!enters(&peer, mapped, &inside).await, "{kind:?}");
+            assert_ne!(seen(&inside, &peer).await, Some(mapped));
+        });
+    }
 }
 
 #[test]

@@ -2,8 +2,10 @@
 
 use std::io::ErrorKind;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use net_transport::sim::{self, LinkConfig, SimNet, SimSocket};
@@ -183,6 +185,37 @@ fn a_paused_node_stands_still_and_goes_on() {
         b.send_to(b"", a.address()).unwrap();
         assert_eq!(reader.await.unwrap(), (0..20).collect::<Vec<_>>());
         assert!(ticks.load(Ordering::Relaxed) > before);
+    });
+}
+
+/// Counts how often it is woken.
+#[derive(Default)]
+struct Wakes(AtomicU64);
+
+impl Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_socket_of_a_paused_node_neither_wakes_nor_gives() {
+    sim::run(1, |net| async move {
+        let sockets = nodes(&net, 2);
+        let [a, b] = &sockets[..] else { unreachable!() };
+        let wakes = Arc::new(Wakes::default());
+        let waker = Waker::from(wakes.clone());
+        let mut receives = pin!(b.recv_from());
+        let mut poll = || receives.as_mut().poll(&mut Context::from_waker(&waker));
+        assert!(poll().is_pending());
+        net.pause(ip(2));
+        a.send_to(b"hello", b.address()).unwrap();
+        sleep(10 * MS).await;
+        assert_eq!((net.faults().delivered, wakes.0.load(Ordering::Relaxed)), (1, 0));
+        assert!(poll().is_pending());
+        net.resume(ip(2));
+        assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
+        assert!(poll().is_ready());
     });
 }
 

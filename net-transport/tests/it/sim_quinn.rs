@@ -8,7 +8,7 @@ use net_transport::crypto::{
     ConnectionIds, Entropy, LinkIdentity, client_config, reset_key, server_config, token_key, version, versions,
 };
 use net_transport::sim::{self, Faults, LinkConfig, NatKind, SimNet, Subnet};
-use net_transport::{NodeKeys, OpenAdmission, Seed};
+use net_transport::{NodeKeys, OpenAdmission, Seed, StaticBinding};
 use quinn::{ClientConfig, Connection, ConnectionId, Endpoint, EndpointConfig, ServerConfig, TransportConfig, VarInt};
 
 use crate::pair::mesh;
@@ -17,18 +17,18 @@ use crate::sim_links::address;
 const MS: Duration = Duration::from_millis(1);
 
 /// A node whose links are decided by the seed alone.
-struct Node {
-    endpoint: Endpoint,
-    identity: Arc<LinkIdentity>,
+pub(crate) struct Node {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) identity: Arc<LinkIdentity>,
     entropy: Entropy,
     transport: Arc<TransportConfig>,
 }
 
 impl Node {
-    fn start(net: &SimNet, at: &str) -> Self {
+    pub(crate) fn start(net: &SimNet, at: &str) -> Self {
         let at = address(at);
         let socket = net.socket(at).unwrap();
-        let keys = NodeKeys::from_seed(&Seed::new(net.derive(&format!("keys {at}"))));
+        let keys = keys(net, at);
         let identity = Arc::new(LinkIdentity::new(keys.clone(), mesh(1)));
         // Another life draws other bytes, or it would repeat its keys.
         let entropy = net.entropy(&format!("entropy {at} {:?}", net.elapsed()));
@@ -57,7 +57,15 @@ impl Node {
     }
 
     async fn dial(&self, remote: &Self, at: SocketAddr) -> Result<Connection, quinn::ConnectionError> {
-        let crypto = client_config(self.identity.clone(), *remote.identity.keys().binding(), self.entropy.clone());
+        self.dial_node(*remote.identity.keys().binding(), at).await
+    }
+
+    pub(crate) async fn dial_node(
+        &self,
+        remote: StaticBinding,
+        at: SocketAddr,
+    ) -> Result<Connection, quinn::ConnectionError> {
+        let crypto = client_config(self.identity.clone(), remote, self.entropy.clone());
         let mut config = ClientConfig::new(crypto);
         let entropy = self.entropy.clone();
         config.version(version(1)).transport_config(self.transport.clone()).initial_dst_cid_provider(Arc::new(
@@ -67,7 +75,8 @@ impl Node {
                 ConnectionId::new(&id)
             },
         ));
-        self.endpoint.connect_with(config, at, "ignored").unwrap().await
+        let connecting = self.endpoint.connect_with(config, at, "ignored");
+        connecting.map_err(|_| quinn::ConnectionError::LocallyClosed)?.await
     }
 
     /// Both ends of a new link.
@@ -83,6 +92,11 @@ impl Node {
         let (dialled, accepted) = tokio::join!(self.dial(remote, at), accepts);
         (dialled.unwrap(), accepted)
     }
+}
+
+/// The keys of a node, in all its lives.
+pub(crate) fn keys(net: &SimNet, at: SocketAddr) -> NodeKeys {
+    NodeKeys::from_seed(&Seed::new(net.derive(&format!("keys {at}"))))
 }
 
 async fn transfer(from: &Connection, to: &Connection, len: usize) {
