@@ -57,18 +57,22 @@ impl Role {
 async fn play(setup: Setup, orders: &mut Orders, reports: &mut Reports) -> Result<(), Failure> {
     let node = start(&setup).await?;
     let work = async {
-        match setup.role.clone() {
-            RoleName::Producer { index, of, .. } => produce(&node, index, of, orders, reports).await?,
-            RoleName::Alerter => alert(&node, orders, reports).await?,
+        // Who subscribes goes on doing so to the end: what it has is acknowledged a moment after it was handed out.
+        let _subscribed = match setup.role.clone() {
+            RoleName::Producer { index, of, .. } => {
+                produce(&node, index, of, orders, reports).await?;
+                None
+            }
+            RoleName::Alerter => Some(alert(&node, orders, reports).await?),
             RoleName::Consumer { tampering } => {
                 let checker = Checker::new(setup.origins.clone(), |_| true);
-                consume(&node, "quakes/*", checker, tampering, orders, reports).await?;
+                Some(consume(&node, "quakes/*", checker, tampering, orders, reports).await?)
             }
             RoleName::Late => {
                 let checker = Checker::new(setup.origins.clone(), |quake| quake.network == "ak");
-                consume(&node, "quakes/ak", checker, None, orders, reports).await?;
+                Some(consume(&node, "quakes/ak", checker, None, orders, reports).await?)
             }
-        }
+        };
         // The end of the orders is the end of the demo, whether it stops or was killed.
         while orders.next::<Order>().await?.is_some() {}
         Ok::<_, Failure>(())
@@ -156,7 +160,7 @@ async fn produce(node: &Node, index: usize, of: usize, orders: &mut Orders, repo
 }
 
 /// Publishes an alert for each strong earthquake, on the same channel and with the earthquake as its cause.
-async fn alert(node: &Node, orders: &mut Orders, reports: &mut Reports) -> Result<(), Failure> {
+async fn alert(node: &Node, orders: &mut Orders, reports: &mut Reports) -> Result<Subscription, Failure> {
     let mut events = node.subscribe("quakes/*").from(From::Earliest).await.map_err(broken)?;
     ready(node, reports).await?;
     let all = Quake::all().len() as u64;
@@ -187,7 +191,8 @@ async fn alert(node: &Node, orders: &mut Orders, reports: &mut Reports) -> Resul
             alerts += 1;
         }
     }
-    Ok(reports.send(&News::Alerted { alerts }).await?)
+    reports.send(&News::Alerted { alerts }).await?;
+    Ok(events)
 }
 
 /// Subscribes from the earliest event on and checks what comes.
@@ -198,7 +203,7 @@ async fn consume(
     tampering: Option<Tampering>,
     orders: &mut Orders,
     reports: &mut Reports,
-) -> Result<(), Failure> {
+) -> Result<Subscription, Failure> {
     let late = pattern != "quakes/*";
     let mut events = node.subscribe(pattern).from(From::Earliest).await.map_err(broken)?;
     ready(node, reports).await?;
@@ -217,7 +222,8 @@ async fn consume(
     }
     let unverified = node.bus().counters().await.unverified;
     let receiving_us = first.map_or(0, |first| micros(last.duration_since(first)));
-    Ok(reports.send(&News::Seen(checker.finish(unverified, receiving_us))).await?)
+    reports.send(&News::Seen(checker.finish(unverified, receiving_us))).await?;
+    Ok(events)
 }
 
 /// When a subscriber stops waiting.
