@@ -9,9 +9,12 @@ use ring::rand::{SecureRandom, SystemRandom};
 /// The wall clock and the randomness of a bus.
 #[derive(Clone)]
 pub struct Environment {
-    unix_ns: Arc<dyn Fn() -> u64 + Send + Sync>,
-    fill: Arc<dyn Fn(&mut [u8]) + Send + Sync>,
+    unix_ns: Arc<UnixNs>,
+    fill: Arc<Fill>,
 }
+
+type UnixNs = dyn Fn() -> u64 + Send + Sync;
+type Fill = dyn Fn(&mut [u8]) + Send + Sync;
 
 impl Environment {
     /// An environment of the caller's making. `fill` must be cryptographically random outside of tests.

@@ -187,6 +187,7 @@ impl Bus {
     ///
     /// # Errors
     /// [`StartError`].
+    #[expect(clippy::unused_async, reason = "it spawns tasks, so it must be called in a runtime")]
     pub async fn start(endpoint: Endpoint, inbox: Inbox, config: BusConfig) -> Result<Self, StartError> {
         let BusConfig { signer, entity, floor, limits, environment } = config;
         let mut acceptor = endpoint.accept(PROTOCOL).map_err(|_| StartError::Taken)?;

@@ -168,10 +168,6 @@ impl World {
         world
     }
 
-    pub fn id(&self, index: usize) -> NodeId {
-        self.order[index]
-    }
-
     fn instant(&self) -> Instant {
         self.start + self.now
     }
@@ -581,17 +577,6 @@ impl World {
     pub fn received(&self, node: usize, channel: &str) -> (usize, usize) {
         let producer = &self.nodes[&self.order[node]].producers[&self.pair(node, channel)].publisher;
         (producer.received(producer.next()), producer.subscribers().len())
-    }
-
-    /// Subscribes again, as a process does that starts with the cursor it kept.
-    pub fn resume(&mut self, node: usize, sub: u64, pattern: &str, cursor: net_channel::Cursor) {
-        let id = self.order[node];
-        let now = self.instant();
-        let parsed = Pattern::parse(pattern).expect("a pattern");
-        let node = self.node(&id);
-        node.apps.entry(sub).and_modify(|app| app.queue.clear());
-        node.subscriptions.subscribe(now, sub, parsed, From::Cursor(cursor));
-        self.act(id);
     }
 
     pub fn trace_hash(&self) -> [u8; 32] {

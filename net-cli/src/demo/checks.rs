@@ -183,7 +183,7 @@ impl Checker {
             Name::Once => format!("{quakes} earthquakes and {alerts} alerts, none missing, none twice"),
             Name::Sender => format!("{} known origins, no batch refused", self.origins.producers.len() + 1),
             Name::Content => "every byte as in the data".to_owned(),
-            Name::Order => format!("{} origins on {} channels", self.last.len(), self.channels.len()),
+            Name::Order => format!("{} channels, {} pairs of origin and channel", self.channels.len(), self.last.len()),
             Name::Cause => format!("{alerts} alerts"),
         };
         let checks = [Name::Once, Name::Sender, Name::Content, Name::Order, Name::Cause].map(|name| {

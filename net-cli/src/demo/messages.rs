@@ -70,12 +70,13 @@ pub(crate) enum News {
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Published {
     pub(crate) events: u64,
+    pub(crate) channels: u64,
+    /// Channels on which not every subscriber acknowledged the last event in time.
+    pub(crate) unacknowledged: u64,
     /// From the first call of `publish` until the last event was sealed and in the queues of the links.
     pub(crate) publishing_us: u64,
     /// Until all subscribers had acknowledged it.
     pub(crate) acknowledged_us: u64,
-    pub(crate) subscribers: usize,
-    pub(crate) complete: usize,
 }
 
 /// What a subscriber got.
