@@ -11,7 +11,7 @@ use net_channel::core::{Action, Cached, Delivery, Known, Limits, Message, Publis
 use net_channel::{
     BatchBuilder, BatchHash, ChannelHash, ChannelName, Class, From, Hlc, Item, Pattern, SealParams, SenderKey, SeqRange,
 };
-use net_identity::{EntityId, Signer as _};
+use net_identity::EntityId;
 use net_transport::{MeshId, NodeId, NodeKeys, Pair, Priority, Seed, Visibility};
 
 /// SplitMix64: enough randomness for faults, and the same on every machine.
