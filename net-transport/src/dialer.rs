@@ -39,6 +39,8 @@ struct Target {
     kept: bool,
     /// Its record is alive.
     introduced: bool,
+    /// It has been found on the local network.
+    nearby: bool,
     linked: bool,
     dialing: bool,
     failures: u32,
@@ -84,27 +86,42 @@ impl Dialer {
     }
 
     /// A live record says where a node can be dialled.
-    pub(crate) fn introduce(&mut self, now: Instant, mut peer: Peer) {
+    pub(crate) fn introduce(&mut self, now: Instant, peer: Peer) {
+        self.learn(now, peer, |target| target.introduced = true);
+    }
+
+    /// A node has been found on the local network.
+    #[cfg(feature = "mdns")]
+    pub(crate) fn nearby(&mut self, now: Instant, peer: Peer) {
+        self.learn(now, peer, |target| target.nearby = true);
+    }
+
+    /// A node is on the local network no longer.
+    #[cfg(feature = "mdns")]
+    pub(crate) fn not_nearby(&mut self, node: &NodeId) {
+        if let Some(target) = self.targets.get_mut(node) {
+            target.nearby = false;
+        }
+        self.tidy(node);
+    }
+
+    fn learn(&mut self, now: Instant, mut peer: Peer, mark: impl FnOnce(&mut Target)) {
         peer.addresses.truncate(ADDRESSES_MAX);
         let node = peer.node();
         if node == self.me {
             return;
         }
-        if let Some(target) = self.targets.get_mut(&node) {
-            let was_introduced = std::mem::replace(&mut target.introduced, true);
-            if !was_introduced && !target.kept {
-                target.next = now + if self.me < node { Duration::ZERO } else { COURTESY };
-            }
-            if target.kept {
-                merge(&mut peer.addresses, &target.peer.addresses);
-            }
-            target.peer = peer;
-            return;
+        let courtesy = if self.me < node { Duration::ZERO } else { COURTESY };
+        let target = self.targets.entry(node).or_insert_with(|| Target::new(peer.clone(), false, now + courtesy));
+        if !target.kept && !target.introduced && !target.nearby {
+            target.next = now + courtesy;
         }
-        let next = now + if self.me < node { Duration::ZERO } else { COURTESY };
-        let mut target = Target::new(peer, false, next);
-        target.introduced = true;
-        self.targets.insert(node, target);
+        if target.kept || target.nearby {
+            // A record knows addresses, and so do the owner and the local network.
+            merge(&mut peer.addresses, &target.peer.addresses);
+        }
+        target.peer = peer;
+        mark(target);
     }
 
     /// A node's record has run out.
@@ -207,7 +224,7 @@ impl Dialer {
     }
 
     fn tidy(&mut self, node: &NodeId) {
-        let over = |target: &Target| !target.kept && !target.introduced && !target.linked && !target.dialing;
+        let over = |target: &Target| !target.named() && !target.linked && !target.dialing;
         if self.targets.get(node).is_some_and(over) {
             self.targets.remove(node);
         }
@@ -216,12 +233,17 @@ impl Dialer {
 
 impl Target {
     fn new(peer: Peer, kept: bool, next: Instant) -> Self {
-        let (introduced, linked, dialing, failures, last_error) = (false, false, false, 0, None);
-        Self { peer, kept, introduced, linked, dialing, failures, next, last_error }
+        let (introduced, nearby, linked, dialing, failures, last_error) = (false, false, false, false, 0, None);
+        Self { peer, kept, introduced, nearby, linked, dialing, failures, next, last_error }
+    }
+
+    /// Somebody or something says that it should be a neighbour.
+    fn named(&self) -> bool {
+        self.kept || self.introduced || self.nearby
     }
 
     fn wanted(&self) -> bool {
-        (self.kept || self.introduced) && !self.linked && !self.dialing && !self.peer.addresses.is_empty()
+        self.named() && !self.linked && !self.dialing && !self.peer.addresses.is_empty()
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use crate::config::{EndpointConfig, Limits};
 use crate::crypto::{Entropy, LinkIdentity};
@@ -15,7 +15,7 @@ use crate::dialer::Dialer;
 use crate::directory::{AdvertError, Directory};
 use crate::inbox::{Events, FrameQueue};
 use crate::joins::Joins;
-use crate::link::CloseCode;
+use crate::link::{CloseCode, OpenCount};
 use crate::metrics::Counters;
 use crate::outbox::RoomSignal;
 use crate::quic::{self, Quic};
@@ -40,6 +40,8 @@ use shared::State;
 const EVENT_CHANNEL: usize = 256;
 /// How long closing waits for what is queued.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long closing waits for what is left to end.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Peers in a ticket beside this node.
 const TICKET_NEIGHBOURS: usize = 3;
 
@@ -102,11 +104,17 @@ impl Endpoint {
         let runtime = config.sockets.as_ref().map_or_else(tokio_runtime, |sockets| sockets.runtime.clone());
         let sockets = open_sockets(&config, &runtime)?;
         let (counters, known_addresses) = (Arc::new(Counters::default()), Arc::new(KnownAddresses::default()));
+        let sockets_open = Arc::new(OpenCount::default());
         let mut endpoints = Vec::new();
         let mut bound = Vec::new();
         for socket in sockets {
             bound.push(canonical(socket.local_addr().map_err(BindError::Socket)?));
+<<<<<<< HEAD
             let guarded = GuardedSocket::new(socket, known_addresses.clone(), runtime.clone(), counters.clone());
+=======
+            let (known, counters, open) = (known_addresses.clone(), counters.clone(), sockets_open.open());
+            let guarded = GuardedSocket::new(socket, known, runtime.clone(), counters, open);
+>>>>>>> endpoint
             let server = quic.server_config(admission.clone(), &config);
             let endpoint = quinn::Endpoint::new_with_abstract_socket(
                 quic.endpoint_config(&config),
@@ -138,7 +146,8 @@ impl Endpoint {
             quic,
             admission,
             runtime,
-            endpoints,
+            endpoints: Mutex::new(endpoints),
+            sockets_open,
             bound,
             known_addresses,
             counters,
@@ -157,6 +166,7 @@ impl Endpoint {
             closed: Default::default(),
             tasks: Default::default(),
             timer: Default::default(),
+            addresses_changed: Default::default(),
             entropy,
             link_ids: Default::default(),
             handshakes: Default::default(),
@@ -291,21 +301,26 @@ impl Endpoint {
         self.shared.identity.set_credential(credential)
     }
 
-    /// Sends what is queued, for at most 5 s, and leaves: neighbours are told, and nothing is accepted any more.
+    /// Sends what is queued, for at most 5 s, and leaves: neighbours are told, nothing is accepted any more, and the
+    /// sockets are closed (unless a stream is still held somewhere).
     ///
     /// # Cancel safety
     /// If it is cancelled the endpoint is closing; dropping it does the rest.
     pub async fn close(&self) {
         let shared = &self.shared;
-        let deadline = Instant::now() + CLOSE_TIMEOUT;
         shared.closing.cancel();
-        let _ = timeout_at(deadline, shared.flush()).await;
-        shared.close_now();
-        for endpoint in &shared.endpoints {
-            let _ = timeout_at(deadline.max(Instant::now() + Duration::from_millis(500)), endpoint.wait_idle()).await;
-        }
-        shared.tasks.close();
-        let _ = timeout_at(deadline.max(Instant::now() + Duration::from_millis(500)), shared.tasks.wait()).await;
+        let _ = timeout(CLOSE_TIMEOUT, shared.flush()).await;
+        let endpoints = shared.close_now();
+        let gone = async {
+            // Neighbours hear that this node leaves, and its ports are free again.
+            for endpoint in endpoints {
+                endpoint.wait_idle().await;
+            }
+            shared.tasks.close();
+            shared.tasks.wait().await;
+            shared.sockets_open.zero().await;
+        };
+        let _ = timeout(LEAVE_TIMEOUT, gone).await;
     }
 }
 
@@ -319,7 +334,6 @@ struct CloseOnDrop(Arc<Shared>);
 
 impl Drop for CloseOnDrop {
     fn drop(&mut self) {
-        self.0.closing.cancel();
         self.0.close_now();
     }
 }
@@ -367,9 +381,10 @@ impl Shared {
         }
     }
 
-    fn close_now(&self) {
+    fn close_now(&self) -> Vec<quinn::Endpoint> {
         self.closing.cancel();
-        for endpoint in &self.endpoints {
+        let endpoints = std::mem::take(&mut *lock(&self.endpoints));
+        for endpoint in &endpoints {
             // Without it quinn answers strangers that it is closing.
             endpoint.set_server_config(None);
             endpoint.close(CloseCode::CLOSED.var(), b"the node has left");
@@ -377,5 +392,6 @@ impl Shared {
         self.frames.close();
         lock(&self.protocols).clear();
         self.closed.cancel();
+        endpoints
     }
 }

@@ -1,7 +1,48 @@
 //! Encrypted bytes between the nodes of a mesh: QUIC whose handshake is Noise, and the 64-byte header.
 //!
 //! This crate knows node keys and headers. It does **not** know what a payload means, who may publish what (it asks
-//! an [`Admission`]), and it keeps nothing on disk.
+//! an [`Admission`]), it keeps nothing on disk, and it forwards nothing: neighbours talk to each other.
+//!
+//! An `Endpoint` is one node of a mesh. It dials the peers it knows, is introduced to others by them, and keeps its links;
+//! its `Inbox` tells what happens. Two things travel on a link: *streams* of protocols, opened and accepted by name, and
+//! *frames*, a [`Header`] and a payload each, of `Pair`s that a node serves and its neighbours join. Frames wait in bounded
+//! queues, and `room` tells a producer when the next one is welcome.
+//!
+//! ```
+//! # #[cfg(feature = "link")]
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::sync::Arc;
+//! use net_transport::{Endpoint, EndpointConfig, Event, Mesh, MeshId, NodeKeys, OpenAdmission, Psk, Seed};
+//!
+//! // Seeds and psks are random and secret; these are not.
+//! let mesh = || Mesh::new(MeshId([1; 32]), 0, Psk::new([2; 32]));
+//! let config = || EndpointConfig::listen_on(([127, 0, 0, 1], 0).into());
+//! let keys = |n| NodeKeys::from_seed(&Seed::new([n; 32]));
+//! let (a, _inbox) = Endpoint::bind(keys(1), mesh(), Arc::new(OpenAdmission), config()).await?;
+//! let (b, mut inbox) = Endpoint::bind(keys(2), mesh(), Arc::new(OpenAdmission), config()).await?;
+//!
+//! let mut greetings = a.accept("greet/1")?;
+//! b.add_peer(a.ticket().peers.remove(0));
+//! while !matches!(inbox.events.recv().await, Some(Event::LinkUp { node, .. }) if node == a.id()) {}
+//!
+//! let (mut send, _recv) = b.open_bi(&a.id(), "greet/1").await?;
+//! send.write_all(b"hello").await?;
+//! send.finish()?;
+//! let mut greeting = greetings.next().await.ok_or("closed")?;
+//! assert_eq!((greeting.node, greeting.recv.read_to_end(100).await?), (b.id(), b"hello".to_vec()));
+//! # Ok(())
+//! # }
+//! # #[cfg(feature = "link")]
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(example()).unwrap();
+//! ```
+//!
+//! | feature | default | |
+//! |---|---|---|
+//! | `link` | yes | links and the endpoint: quinn, tokio, Noise |
+//! | `mdns` | yes | discovery on the local network |
+//! | `sim` | no | a network in virtual time, for tests |
+//!
+//! Without any of them the crate is formats: header, keys, bindings, tickets.
 
 #![forbid(unsafe_code)]
 

@@ -31,7 +31,7 @@ mod streams;
 pub(crate) use codes::CloseCode;
 pub(crate) use rival::{Dial, Rival};
 pub(crate) use speak::hello;
-pub(crate) use stream::OpenCount;
+pub(crate) use stream::{OpenCount, OpenGuard};
 pub use stream::{RecvStream, SendStream, StreamError};
 pub(crate) use streams::{PROTOCOL_LEN_MAX, open as open_stream};
 
@@ -118,6 +118,8 @@ pub(crate) async fn establish(
         Ok(Err(None)) | Err(_) => return Err(refuse(CloseCode::HELLO)),
         Ok(Err(Some(error))) => return Err(EstablishError::Connection(CloseCode::explain(&error))),
     };
+    // Back-pressure: while events are not taken nobody becomes a neighbour.
+    shared.events.room().await;
     let link = Arc::new(Link {
         id: shared.next_link_id(),
         node: identity.node,

@@ -16,6 +16,7 @@ use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
 
 use crate::crypto::{CONNECTION_ID_LEN, generation_of};
+use crate::link::OpenGuard;
 use crate::metrics::Counters;
 use crate::sync::{read, write};
 
@@ -153,6 +154,7 @@ pub(crate) struct GuardedSocket {
     known: Arc<KnownAddresses>,
     runtime: Arc<dyn quinn::Runtime>,
     counters: Arc<Counters>,
+    _open: OpenGuard,
 }
 
 impl GuardedSocket {
@@ -161,8 +163,9 @@ impl GuardedSocket {
         known: Arc<KnownAddresses>,
         runtime: Arc<dyn quinn::Runtime>,
         counters: Arc<Counters>,
+        open: OpenGuard,
     ) -> Self {
-        Self { inner, known, runtime, counters }
+        Self { inner, known, runtime, counters, _open: open }
     }
 
     /// Removes what is not for us from a received batch of equal segments.
@@ -251,6 +254,7 @@ impl AsyncUdpSocket for GuardedSocket {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::link::OpenCount;
 
     /// A socket that records what is sent.
     #[derive(Debug, Default)]
@@ -296,7 +300,8 @@ mod tests {
         let (sent, known) = (Arc::new(Recorder::default()), Arc::new(KnownAddresses::default()));
         let runtime: Arc<dyn quinn::Runtime> = Arc::new(quinn::TokioRuntime);
         let counters = Arc::new(Counters::default());
-        let socket = GuardedSocket::new(sent.clone(), known.clone(), runtime.clone(), counters.clone());
+        let open = Arc::new(OpenCount::default()).open();
+        let socket = GuardedSocket::new(sent.clone(), known.clone(), runtime.clone(), counters.clone(), open);
         World { socket, sent, known, runtime, counters }
     }
 

@@ -20,7 +20,7 @@ use crate::dialer::Dialer;
 use crate::directory::{self, AdvertError, Directory};
 use crate::inbox::{Events, FrameQueue};
 use crate::joins::{Joins, Output};
-use crate::link::{CloseCode, Link, Rival};
+use crate::link::{CloseCode, Link, OpenCount, Rival};
 use crate::metrics::Counters;
 use crate::neighbour::Neighbour;
 use crate::outbox::RoomSignal;
@@ -39,7 +39,10 @@ pub(crate) struct Shared {
     pub(super) quic: Quic,
     pub(crate) admission: Arc<dyn Admission>,
     pub(super) runtime: Arc<dyn quinn::Runtime>,
-    pub(super) endpoints: Vec<quinn::Endpoint>,
+    /// One for each socket; none after closing.
+    pub(super) endpoints: Mutex<Vec<quinn::Endpoint>>,
+    /// Sockets that are not closed.
+    pub(super) sockets_open: Arc<OpenCount>,
     /// What the sockets are bound to.
     pub(super) bound: Vec<SocketAddr>,
     pub(super) known_addresses: Arc<KnownAddresses>,
@@ -57,6 +60,8 @@ pub(crate) struct Shared {
     pub(crate) tasks: TaskTracker,
     /// Something may be due earlier than it was.
     pub(super) timer: Notify,
+    /// A neighbour sees this node elsewhere than before.
+    pub(super) addresses_changed: Notify,
     pub(super) entropy: Entropy,
     pub(super) link_ids: AtomicU64,
     /// Handshakes of others that are not complete.
@@ -82,7 +87,7 @@ pub(super) fn unix_ms(config: &EndpointConfig) -> u64 {
 
 impl Shared {
     pub(super) fn start(self: &Arc<Self>, events: mpsc::Sender<Event>) {
-        for endpoint in &self.endpoints {
+        for endpoint in lock(&self.endpoints).iter() {
             self.tasks.spawn(self.clone().accept(endpoint.clone()));
         }
         self.update_addresses(Instant::now());
@@ -110,6 +115,28 @@ impl Shared {
 
     pub(crate) fn address_in_use(&self, address: SocketAddr) -> AddressInUse {
         self.known_addresses.in_use(address, &self.runtime)
+    }
+
+    /// Something may be due earlier than it was.
+    #[cfg(feature = "mdns")]
+    pub(crate) fn timer_changed(&self) {
+        self.timer.notify_one();
+    }
+
+    /// The port to announce on the local network, unless only this machine can reach it.
+    #[cfg(feature = "mdns")]
+    pub(crate) fn discoverable_port(&self) -> Option<u16> {
+        self.bound.iter().find(|bound| !bound.ip().is_loopback()).map(SocketAddr::port)
+    }
+
+    #[cfg(feature = "mdns")]
+    pub(crate) fn mesh_hint(&self) -> [u8; 16] {
+        self.mesh.hint()
+    }
+
+    #[cfg(feature = "mdns")]
+    pub(crate) fn binding(&self) -> crate::StaticBinding {
+        *self.identity.keys().binding()
     }
 
     pub(crate) fn neighbours(&self) -> Vec<Arc<Neighbour>> {
@@ -238,7 +265,11 @@ impl Shared {
         // Where an accepted connection comes from need not be where its node can be dialled.
         let addresses = if link.dial.mine() { addresses } else { Vec::new() };
         state.dialer.linked(Instant::now(), link.node, Peer { binding: link.binding, addresses });
-        state.observed.extend(observed.map(|address| (link.node, address)));
+        if let Some(observed) = observed
+            && state.observed.insert(link.node, observed) != Some(observed)
+        {
+            self.addresses_changed.notify_one();
+        }
         self.counters.links_up.one();
         tracing::debug!(node = %link.node, "link up");
         self.events.push(Event::LinkUp { node: link.node, boot: link.boot });

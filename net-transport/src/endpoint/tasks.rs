@@ -43,13 +43,14 @@ impl Shared {
                 biased;
                 () = self.closing.cancelled() => return,
                 () = self.timer.notified() => {}
+                () = self.addresses_changed.notified() => look = Instant::now(),
                 () = sleep_until(due) => {}
             }
             let now = Instant::now();
             if now >= look {
                 look = now + ADDRESSES_EVERY;
+                self.update_addresses(now);
             }
-            self.update_addresses(now);
             let dials: Vec<(Peer, u64)> = {
                 let mut guard = lock(&self.state);
                 let state = &mut *guard;
@@ -210,7 +211,7 @@ impl Shared {
     }
 
     /// The socket that reaches an address.
-    fn endpoint_for(&self, address: SocketAddr) -> Option<&quinn::Endpoint> {
+    fn endpoint_for(&self, address: SocketAddr) -> Option<quinn::Endpoint> {
         let fits = |bound: &SocketAddr| {
             let dual = bound.is_ipv6() && bound.ip().is_unspecified();
             let family = bound.is_ipv4() == address.is_ipv4() || dual;
@@ -219,7 +220,7 @@ impl Shared {
         };
         let exact = |bound: &SocketAddr| fits(bound) && bound.is_ipv4() == address.is_ipv4();
         let position = self.bound.iter().position(exact).or_else(|| self.bound.iter().position(fits))?;
-        self.endpoints.get(position)
+        lock(&self.endpoints).get(position).cloned()
     }
 
     /// Makes a fresh connection with a neighbour, which then takes over.

@@ -35,7 +35,10 @@ impl CloseCode {
     }
 
     pub(crate) fn close(self, connection: &quinn::Connection) {
-        connection.close(self.var(), self.text().as_bytes());
+        // Closing again would hide why it was closed.
+        if connection.close_reason().is_none() {
+            connection.close(self.var(), self.text().as_bytes());
+        }
     }
 
     /// Does this say that the other end has done something wrong?

@@ -2,6 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "helpers of tests fail as tests do")]
 
+#[cfg(feature = "mdns")]
+#[allow(clippy::print_stderr, reason = "what is left out is said aloud")]
+#[path = "../../../xtask/testing/left_out.rs"]
+mod left_out;
+
 #[cfg(feature = "link")]
 mod bad_messages;
 #[cfg(feature = "link")]
