@@ -109,12 +109,8 @@ impl Endpoint {
         let mut bound = Vec::new();
         for socket in sockets {
             bound.push(canonical(socket.local_addr().map_err(BindError::Socket)?));
-<<<<<<< HEAD
-            let guarded = GuardedSocket::new(socket, known_addresses.clone(), runtime.clone(), counters.clone());
-=======
             let (known, counters, open) = (known_addresses.clone(), counters.clone(), sockets_open.open());
             let guarded = GuardedSocket::new(socket, known, runtime.clone(), counters, open);
->>>>>>> endpoint
             let server = quic.server_config(admission.clone(), &config);
             let endpoint = quinn::Endpoint::new_with_abstract_socket(
                 quic.endpoint_config(&config),
