@@ -40,6 +40,8 @@ use shared::State;
 const EVENT_CHANNEL: usize = 256;
 /// How long closing waits for what is queued.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long closed connections may take to be gone.
+const CLOSE_IDLE: Duration = Duration::from_secs(1);
 /// Peers in a ticket beside this node.
 const TICKET_NEIGHBOURS: usize = 3;
 
@@ -302,8 +304,11 @@ impl Endpoint {
         shared.closing.cancel();
         let _ = timeout_at(deadline, shared.flush()).await;
         shared.close_now();
+        // The connections are closed by now. Those to live neighbours end within a few round trips; a dial that nobody
+        // answers would be waited for three seconds, for nothing.
+        let idle = Instant::now() + CLOSE_IDLE;
         for endpoint in &shared.endpoints {
-            let _ = timeout_at(deadline.max(Instant::now() + Duration::from_millis(500)), endpoint.wait_idle()).await;
+            let _ = timeout_at(idle, endpoint.wait_idle()).await;
         }
         shared.tasks.close();
         let _ = timeout_at(deadline.max(Instant::now() + Duration::from_millis(500)), shared.tasks.wait()).await;
