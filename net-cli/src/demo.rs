@@ -92,7 +92,9 @@ impl Demo {
         };
         let Ok(report) = report else {
             let message = format!("the demo did not end within {} seconds", TIMEOUT.as_secs());
-            return Err(Failure::new(message).next("`net doctor` looks at the network; NET_LOG=debug shows what happens"));
+            return Err(
+                Failure::new(message).next("`net doctor` looks at the network; NET_LOG=debug shows what happens")
+            );
         };
         let report = report?;
         if output.json() {

@@ -146,16 +146,22 @@ impl Directory {
 
     /// Linked neighbours that could introduce others, with what is known of them.
     pub(crate) fn neighbours(&self) -> impl Iterator<Item = Peer> {
-        self.links.keys().filter_map(|node| self.nodes.get(node)).map(|node| Peer {
-            binding: node.record.binding,
-            addresses: node.record.addresses.clone(),
-        })
+        self.links
+            .keys()
+            .filter_map(|node| self.nodes.get(node))
+            .map(|node| Peer { binding: node.record.binding, addresses: node.record.addresses.clone() })
     }
 
     // This node.
 
     /// Tells others where this node can be dialled.
-    pub(crate) fn set_addresses(&mut self, now: Instant, unix_ms: u64, addresses: Vec<SocketAddr>, out: &mut Vec<Output>) {
+    pub(crate) fn set_addresses(
+        &mut self,
+        now: Instant,
+        unix_ms: u64,
+        addresses: Vec<SocketAddr>,
+        out: &mut Vec<Output>,
+    ) {
         if self.own.addresses != addresses {
             self.own.addresses = addresses;
             self.refresh(now, unix_ms, out);

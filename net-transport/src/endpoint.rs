@@ -108,8 +108,7 @@ impl Endpoint {
         let mut bound = Vec::new();
         for socket in sockets {
             bound.push(canonical(socket.local_addr().map_err(BindError::Socket)?));
-            let guarded =
-                GuardedSocket::new(socket, known_addresses.clone(), runtime.clone(), counters.clone());
+            let guarded = GuardedSocket::new(socket, known_addresses.clone(), runtime.clone(), counters.clone());
             let server = quic.server_config(admission.clone(), &config);
             let endpoint = quinn::Endpoint::new_with_abstract_socket(
                 quic.endpoint_config(&config),

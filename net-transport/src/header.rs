@@ -467,11 +467,13 @@ mod tests {
 
     #[test]
     fn len_beyond_the_limit_is_refused() {
+        const LIMIT: u32 = (1 << 20) + (16 << 10);
+        assert_eq!(LIMIT as usize, PAYLOAD_LEN_MAX);
         let mut h = sample();
-        h.set_payload_len(PAYLOAD_LEN_MAX as u32);
+        h.set_payload_len(LIMIT);
         assert!(Header::parse(h.as_bytes()).is_ok());
-        h.set_payload_len(PAYLOAD_LEN_MAX as u32 + 1);
-        assert_eq!(Header::parse(h.as_bytes()), Err(HeaderError::TooLong { len: PAYLOAD_LEN_MAX as u32 + 1 }));
+        h.set_payload_len(LIMIT + 1);
+        assert_eq!(Header::parse(h.as_bytes()), Err(HeaderError::TooLong { len: LIMIT + 1 }));
     }
 
     #[test]

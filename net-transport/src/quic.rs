@@ -87,14 +87,13 @@ impl Quic {
         let session = crypto::client_config(self.identity.clone(), remote, self.entropy.clone());
         let mut client = quinn::ClientConfig::new(session);
         let entropy = self.entropy.clone();
-        client
-            .transport_config(self.transport.clone())
-            .version(crypto::version(generation))
-            .initial_dst_cid_provider(Arc::new(move || {
+        client.transport_config(self.transport.clone()).version(crypto::version(generation)).initial_dst_cid_provider(
+            Arc::new(move || {
                 let mut id = [0; 20];
                 entropy.fill(&mut id).expect("the operating system gives random bytes");
                 quinn::ConnectionId::new(&id)
-            }));
+            }),
+        );
         client
     }
 }

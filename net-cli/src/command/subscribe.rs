@@ -25,7 +25,9 @@ use crate::start::Start;
 ///
 /// `*` stands for one segment of a channel's name, `**` for any number. The shell must not see them: quote the pattern.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  net sub 'quakes/*'\n  net sub '**' --from earliest --json\n  net sub 'quakes/ak' --from last:10 --count 10\n  net sub 'orders/**' --resume billing")]
+#[command(
+    after_help = "Examples:\n  net sub 'quakes/*'\n  net sub '**' --from earliest --json\n  net sub 'quakes/ak' --from last:10 --count 10\n  net sub 'orders/**' --resume billing"
+)]
 pub(crate) struct Subscribe {
     /// The channels, for example 'quakes/*'
     pattern: String,

@@ -52,11 +52,18 @@ pub(crate) enum Order {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum News {
     /// Linked to everybody it was told of, and subscribed if it subscribes.
-    Ready { origin: String, ticket: String },
+    Ready {
+        origin: String,
+        ticket: String,
+    },
     Published(Published),
-    Alerted { alerts: u64 },
+    Alerted {
+        alerts: u64,
+    },
     Seen(Seen),
-    Failed { message: String },
+    Failed {
+        message: String,
+    },
 }
 
 /// What a producer did.

@@ -115,7 +115,9 @@ impl Report {
         match (self.sabotage, self.ok) {
             (None, true) => output.line(strong("  everything held")),
             (None, false) => output.line(strong(&format!("  FAILED: {}", self.caught_by.join(", ")))),
-            (Some(_), false) => output.line(strong(&format!("  the sabotage was caught by: {}", self.caught_by.join(", ")))),
+            (Some(_), false) => {
+                output.line(strong(&format!("  the sabotage was caught by: {}", self.caught_by.join(", "))))
+            }
             (Some(_), true) => output.line(strong("  the sabotage went UNNOTICED")),
         }
     }

@@ -122,7 +122,13 @@ fn broken(error: impl std::error::Error + 'static) -> Failure {
     Failure::new(chain(&error))
 }
 
-async fn produce(node: &Node, index: usize, of: usize, orders: &mut Orders, reports: &mut Reports) -> Result<(), Failure> {
+async fn produce(
+    node: &Node,
+    index: usize,
+    of: usize,
+    orders: &mut Orders,
+    reports: &mut Reports,
+) -> Result<(), Failure> {
     let mut channels = std::collections::HashMap::new();
     let quakes: Vec<Quake> = Quake::all().into_iter().skip(index).step_by(of).collect();
     for quake in &quakes {

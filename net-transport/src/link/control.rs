@@ -27,14 +27,23 @@ pub(crate) enum Message<'a> {
     /// First on the stream, once, from either end.
     Hello(Hello),
     /// A node record, and how old it was when it was sent.
-    Record { age_ms: u32, record: &'a [u8] },
+    Record {
+        age_ms: u32,
+        record: &'a [u8],
+    },
     /// An advert, opaque here.
     Advert(&'a [u8]),
     Join(Pair),
     /// `path`: short ids of 8 bytes each, from the origin's node on.
-    Joined { pair: Pair, path: &'a [u8] },
+    Joined {
+        pair: Pair,
+        path: &'a [u8],
+    },
     Unjoin(Pair),
-    Unjoined { pair: Pair, reason: u8 },
+    Unjoined {
+        pair: Pair,
+        reason: u8,
+    },
     Full(Pair),
     Room(Pair),
     /// All joins have been said.

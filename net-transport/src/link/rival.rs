@@ -89,12 +89,8 @@ mod tests {
             let (me, them) = if small { (SMALL, LARGE) } else { (LARGE, SMALL) };
             new.seen_by(small).against(&old.seen_by(small), &me, &them) != Rival::Loses
         };
-        let answers = [
-            at(true, second, first),
-            at(false, second, first),
-            !at(true, first, second),
-            !at(false, first, second),
-        ];
+        let answers =
+            [at(true, second, first), at(false, second, first), !at(true, first, second), !at(false, first, second)];
         assert!(answers.iter().all(|answer| *answer == answers[0]), "both ends agree: {answers:?}");
         answers[0]
     }

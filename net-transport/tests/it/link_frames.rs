@@ -184,10 +184,7 @@ async fn datagrams_come_out_of_the_inbox_if_their_pair_is_joined() {
     let cut = frame(pair(1), 2, 10).slice(..70);
     assert_eq!(a.endpoint.send_datagram(&b.id(), cut), Err(DatagramError::NotAFrame));
     let stranger = net_transport::NodeId::from_bytes([1; 32]);
-    assert_eq!(
-        a.endpoint.send_datagram(&stranger, frame(pair(1), 2, 10)),
-        Err(DatagramError::NotLinked(stranger))
-    );
+    assert_eq!(a.endpoint.send_datagram(&stranger, frame(pair(1), 2, 10)), Err(DatagramError::NotLinked(stranger)));
 }
 
 #[tokio::test]

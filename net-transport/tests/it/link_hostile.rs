@@ -75,7 +75,10 @@ async fn wrong_hellos_are_refused() {
         send.write_all(&bad).await.expect("written");
         send.finish().expect("open");
         let closed = timeout(DEADLINE, connection.closed()).await.expect("it is closed");
-        assert!(matches!(&closed, quinn::ConnectionError::ApplicationClosed(c) if c.error_code == 6u32.into()), "{closed}");
+        assert!(
+            matches!(&closed, quinn::ConnectionError::ApplicationClosed(c) if c.error_code == 6u32.into()),
+            "{closed}"
+        );
     }
 }
 

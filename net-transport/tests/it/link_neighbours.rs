@@ -133,9 +133,11 @@ async fn adverts_reach_all_nodes_once_and_go_with_their_node() {
     let (mut a, mut b) = linked(1, 2).await;
     let bytes = advert(a.id(), 5, 1);
     a.endpoint.advertise([5; 32], bytes.clone()).expect("small");
-    let of = |id| move |event: &Event| match event {
-        Event::Advert { node, key, bytes } if *node == id => Some((*key, bytes.clone())),
-        _ => None,
+    let of = |id| {
+        move |event: &Event| match event {
+            Event::Advert { node, key, bytes } if *node == id => Some((*key, bytes.clone())),
+            _ => None,
+        }
     };
     let id = a.id();
     assert_eq!(b.event("an advert", of(id)).await, ([5; 32], bytes.clone()));
