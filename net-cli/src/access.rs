@@ -34,7 +34,7 @@ pub(crate) enum Access {
 }
 
 /// How long a process that holds the directory has to answer or to end.
-const ATTACH_TIMEOUT: Duration = Duration::from_secs(20);
+const ATTACH_TIMEOUT: Duration = Duration::from_secs(15);
 const RETRY_FIRST: Duration = Duration::from_millis(5);
 const RETRY_MAX: Duration = Duration::from_millis(100);
 
