@@ -40,13 +40,8 @@ use shared::State;
 const EVENT_CHANNEL: usize = 256;
 /// How long closing waits for what is queued.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-<<<<<<< HEAD
 /// How long closing waits for what is left to end.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
-=======
-/// How long closed connections may take to be gone.
-const CLOSE_IDLE: Duration = Duration::from_secs(1);
->>>>>>> cli
 /// Peers in a ticket beside this node.
 const TICKET_NEIGHBOURS: usize = 3;
 
@@ -310,7 +305,6 @@ impl Endpoint {
     pub async fn close(&self) {
         let shared = &self.shared;
         shared.closing.cancel();
-<<<<<<< HEAD
         let _ = timeout(CLOSE_TIMEOUT, shared.flush()).await;
         let endpoints = shared.close_now();
         let gone = async {
@@ -323,18 +317,6 @@ impl Endpoint {
             shared.sockets_open.zero().await;
         };
         let _ = timeout(LEAVE_TIMEOUT, gone).await;
-=======
-        let _ = timeout_at(deadline, shared.flush()).await;
-        shared.close_now();
-        // The connections are closed by now. Those to live neighbours end within a few round trips; a dial that nobody
-        // answers would be waited for three seconds, for nothing.
-        let idle = Instant::now() + CLOSE_IDLE;
-        for endpoint in &shared.endpoints {
-            let _ = timeout_at(idle, endpoint.wait_idle()).await;
-        }
-        shared.tasks.close();
-        let _ = timeout_at(deadline.max(Instant::now() + Duration::from_millis(500)), shared.tasks.wait()).await;
->>>>>>> cli
     }
 }
 
