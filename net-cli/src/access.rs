@@ -34,7 +34,7 @@ pub(crate) enum Access {
 }
 
 /// How long a process that holds the directory has to answer or to end.
-const ATTACH_TIMEOUT: Duration = Duration::from_secs(20);
+const ATTACH_TIMEOUT: Duration = Duration::from_secs(15);
 const RETRY_FIRST: Duration = Duration::from_millis(5);
 const RETRY_MAX: Duration = Duration::from_millis(100);
 
@@ -59,7 +59,8 @@ impl Access {
                     if Instant::now() >= deadline {
                         let who = pid.map_or("a process".to_owned(), |pid| format!("process {pid}"));
                         let message = format!("{who} holds {} and does not answer", options.dir.display());
-                        let next = pid.map_or("stop it".to_owned(), |pid| format!("`kill {pid}`, then the same command again"));
+                        let next = pid
+                            .map_or("stop it".to_owned(), |pid| format!("`kill {pid}`, then the same command again"));
                         return Err(Failure::new(message).next(next));
                     }
                 }

@@ -42,7 +42,14 @@ pub(crate) struct Global {
     #[arg(long, env = "NET_DIR", global = true, value_name = "DIRECTORY", help_heading = "Node")]
     dir: Option<PathBuf>,
     /// Listen here if this command runs the node [default: any address, the port of last time]
-    #[arg(long, env = "NET_LISTEN", global = true, value_name = "ADDRESS", value_delimiter = ',', help_heading = "Node")]
+    #[arg(
+        long,
+        env = "NET_LISTEN",
+        global = true,
+        value_name = "ADDRESS",
+        value_delimiter = ',',
+        help_heading = "Node"
+    )]
     listen: Vec<SocketAddr>,
     /// Do not look for nodes on the local network if this command runs the node
     #[arg(long, env = "NET_NO_MDNS", global = true, value_parser = FalseyValueParser::new(), help_heading = "Node")]

@@ -92,7 +92,9 @@ impl Demo {
         };
         let Ok(report) = report else {
             let message = format!("the demo did not end within {} seconds", TIMEOUT.as_secs());
-            return Err(Failure::new(message).next("`net doctor` looks at the network; NET_LOG=debug shows what happens"));
+            return Err(
+                Failure::new(message).next("`net doctor` looks at the network; NET_LOG=debug shows what happens")
+            );
         };
         let report = report?;
         if output.json() {
@@ -144,6 +146,7 @@ impl Demo {
                 other => return Err(child::unexpected(&other)),
             }
         }
+        alerter.order(&Order::Finish).await?;
         let alerts = match alerter.next().await? {
             News::Alerted { alerts } => alerts,
             other => return Err(child::unexpected(&other)),
@@ -165,9 +168,7 @@ impl Demo {
         output.progress_done();
 
         let processes = producers.len() + 3;
-        for child in producers.into_iter().chain([alerter, consumer, late]) {
-            child.stop().await?;
-        }
+        Child::stop_all(producers.into_iter().chain([alerter, consumer, late])).await?;
         Ok(Report::new(processes, &published, alerts, seen, late_seen, self.sabotage, began.elapsed()))
     }
 }

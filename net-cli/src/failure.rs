@@ -55,7 +55,9 @@ impl From<net::state::StateError> for Failure {
             StateError::NoHome => "give a directory: `net --dir DIRECTORY …`, or set NET_DIR".to_owned(),
             StateError::Mode { path, .. } => format!("`chmod 700 {}`", path.display()),
             StateError::File(SecretFileError::Mode { path, .. }) => format!("`chmod 600 {}`", path.display()),
-            StateError::Damaged { path, .. } => format!("`mv {0} {0}.damaged`, then the same command again", path.display()),
+            StateError::Damaged { path, .. } => {
+                format!("`mv {0} {0}.damaged`, then the same command again", path.display())
+            }
             StateError::NotADirectory(_) => "choose another place: `net --dir DIRECTORY …`".to_owned(),
             StateError::Locked { .. } => "wait until that process ends, or stop it".to_owned(),
             _ => "`net doctor` looks at the directory and the network".to_owned(),

@@ -45,7 +45,8 @@ impl FromStr for Start {
             },
             Some(("since", t)) => since(t, SystemTime::now()).map(Self::Since),
             Some(("cursor", text)) => text.parse().map(Self::Cursor).map_err(|e| format!("{e}")),
-            _ => Err("it is one of earliest, live, last:N, since:T, cursor:…; for example `last:10` or `since:15m`".to_owned()),
+            _ => Err("it is one of earliest, live, last:N, since:T, cursor:…; for example `last:10` or `since:15m`"
+                .to_owned()),
         }
     }
 }
@@ -100,7 +101,19 @@ mod tests {
 
     #[test]
     fn what_is_no_start_is_refused_with_an_example() {
-        for text in ["", "first", "last", "last:", "last:0", "last:-1", "last:x", "since:", "since:soon", "cursor:", "cursor:abc"] {
+        for text in [
+            "",
+            "first",
+            "last",
+            "last:",
+            "last:0",
+            "last:-1",
+            "last:x",
+            "since:",
+            "since:soon",
+            "cursor:",
+            "cursor:abc",
+        ] {
             assert!(text.parse::<Start>().is_err(), "{text}");
         }
         assert!("soon".parse::<Start>().is_err_and(|e| e.contains("last:10")));

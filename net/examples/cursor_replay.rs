@@ -1,4 +1,5 @@
 //! A subscriber stops, and a later one goes on where it stood: a cursor names the place.
+#![allow(clippy::print_stdout, reason = "an example shows what it does")]
 
 use net::{Cursor, From, Node};
 

@@ -1,4 +1,5 @@
 //! Two nodes in one program: one publishes, the other subscribes.
+#![allow(clippy::print_stdout, reason = "an example shows what it does")]
 
 use net::{From, Node};
 

@@ -160,8 +160,7 @@ impl StateDir {
     pub fn keys(&self) -> Result<Option<NodeKeys>, StateError> {
         let path = self.file("seed");
         let Some(bytes) = read(&path)? else { return Ok(None) };
-        let seed: [u8; 32] =
-            bytes.as_slice().try_into().map_err(|_| StateError::Damaged { path, loss: SEED_LOSS })?;
+        let seed: [u8; 32] = bytes.as_slice().try_into().map_err(|_| StateError::Damaged { path, loss: SEED_LOSS })?;
         Ok(Some(NodeKeys::from_seed(&Seed::new(seed))))
     }
 

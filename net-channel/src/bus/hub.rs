@@ -152,12 +152,8 @@ impl Hub {
         match event {
             Event::Advert { bytes, .. } => self.handle_advert(&bytes),
             Event::AdvertsGone { node } => {
-                let gone: Vec<Pair> = self
-                    .subscriptions
-                    .known()
-                    .filter(|(_, known)| known.node == node)
-                    .map(|(pair, _)| *pair)
-                    .collect();
+                let gone: Vec<Pair> =
+                    self.subscriptions.known().filter(|(_, known)| known.node == node).map(|(pair, _)| *pair).collect();
                 for pair in gone {
                     self.subscriptions.handle_advert(now(), pair, None);
                 }
@@ -176,8 +172,7 @@ impl Hub {
         let Ok(verified) = Advert::verify(bytes, &self.inner.endpoint.mesh()) else { return };
         let advert = verified.advert();
         let pair = Pair { channel: verified.channel().0, origin: *advert.origin.as_bytes() };
-        let known =
-            Known { name: advert.name.clone(), node: advert.node, entity: advert.entity, class: advert.class };
+        let known = Known { name: advert.name.clone(), node: advert.node, entity: advert.entity, class: advert.class };
         self.subscriptions.handle_advert(now(), pair, (!advert.closed).then_some(known));
     }
 

@@ -64,7 +64,10 @@ impl BusConfig {
 
 impl std::fmt::Debug for BusConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("BusConfig").field("origin", &self.signer.id()).field("floor", &self.floor).finish_non_exhaustive()
+        f.debug_struct("BusConfig")
+            .field("origin", &self.signer.id())
+            .field("floor", &self.floor)
+            .finish_non_exhaustive()
     }
 }
 
@@ -184,6 +187,7 @@ impl Bus {
     ///
     /// # Errors
     /// [`StartError`].
+    #[expect(clippy::unused_async, reason = "it spawns tasks, so it must be called in a runtime")]
     pub async fn start(endpoint: Endpoint, inbox: Inbox, config: BusConfig) -> Result<Self, StartError> {
         let BusConfig { signer, entity, floor, limits, environment } = config;
         let mut acceptor = endpoint.accept(PROTOCOL).map_err(|_| StartError::Taken)?;
@@ -227,7 +231,11 @@ impl Bus {
 
     /// A subscription to every channel that matches: `bus.subscribe("quakes/*").await?`.
     pub fn subscribe(&self, pattern: &str) -> SubscribeBuilder {
-        SubscribeBuilder { bus: self.clone(), pattern: Pattern::open(pattern, &self.inner.endpoint.id()), from: From::Live }
+        SubscribeBuilder {
+            bus: self.clone(),
+            pattern: Pattern::open(pattern, &self.inner.endpoint.id()),
+            from: From::Live,
+        }
     }
 
     /// The producers that this node knows of, its own among them.
@@ -312,7 +320,11 @@ impl Bus {
         Ok(Subscription { id, bus: self.clone(), queue, taken: Default::default(), current: None, positions })
     }
 
-    pub(crate) async fn open_producer(&self, name: &str, options: ChannelOptions) -> Result<Arc<Producer>, OpenChannelError> {
+    pub(crate) async fn open_producer(
+        &self,
+        name: &str,
+        options: ChannelOptions,
+    ) -> Result<Arc<Producer>, OpenChannelError> {
         let inner = &self.inner;
         if inner.cancel.is_cancelled() {
             return Err(OpenChannelError::Closed);
@@ -369,7 +381,12 @@ impl Bus {
         Ok(file.begin(unix_ns, 0)?)
     }
 
-    fn advert(&self, producer: &Producer, options: ChannelOptions, closed: bool) -> Result<([u8; 32], Vec<u8>), OpenChannelError> {
+    fn advert(
+        &self,
+        producer: &Producer,
+        options: ChannelOptions,
+        closed: bool,
+    ) -> Result<([u8; 32], Vec<u8>), OpenChannelError> {
         let inner = &self.inner;
         let mesh = inner.endpoint.mesh();
         let advert = Advert {

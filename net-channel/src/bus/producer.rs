@@ -12,13 +12,14 @@ use net_transport::{Endpoint, MeshId, NodeId, Pair, Priority, Visibility};
 use tokio::sync::{Notify, broadcast};
 use tokio::time::Instant;
 
+use crate::bus::PublishError;
 use crate::bus::environment::Environment;
 use crate::bus::given::Given;
 use crate::bus::receipt::{Ack, BatchAck, Receipt};
-use crate::bus::PublishError;
 use crate::core::{Cached, Publisher, SeqRange};
 use crate::{
-    BatchBuilder, BatchHash, ChannelHash, ChannelName, Hlc, HlcClock, PARENTS_MAX, Parent, PushError, SealParams, SenderKey,
+    BatchBuilder, BatchHash, ChannelHash, ChannelName, Hlc, HlcClock, PARENTS_MAX, Parent, PushError, SealParams,
+    SenderKey,
 };
 
 /// Everything of a producer that its handles, its task and the streams of its subscribers share.
@@ -84,7 +85,8 @@ pub(crate) struct Making {
 
 impl Producer {
     pub(crate) fn new(making: Making) -> Self {
-        let Making { name, pair, publisher, signer, grants, environment, mesh, visibility, priority, queue_bytes_max } = making;
+        let Making { name, pair, publisher, signer, grants, environment, mesh, visibility, priority, queue_bytes_max } =
+            making;
         Self {
             name,
             pair,
@@ -126,11 +128,7 @@ impl Producer {
         let (index, cost) = match pushed {
             Some(pushed) => pushed,
             None => {
-                let mut open = Open {
-                    builder: BatchBuilder::new(),
-                    ack: Arc::default(),
-                    after: record.after.to_vec(),
-                };
+                let mut open = Open { builder: BatchBuilder::new(), ack: Arc::default(), after: record.after.to_vec() };
                 let pushed = open.push(&record, time)?.expect("an empty batch takes one event of any legal size");
                 staging.open.push_back(open);
                 pushed
@@ -169,7 +167,8 @@ impl Producer {
             idle.as_mut().enable();
             {
                 let staging = self.staging();
-                if staging.open.is_empty() && !staging.sealing || matches!(staging.closed, Some(PublishError::Seal(_))) {
+                if staging.open.is_empty() && !staging.sealing || matches!(staging.closed, Some(PublishError::Seal(_)))
+                {
                     return;
                 }
             }

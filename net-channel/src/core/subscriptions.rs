@@ -12,11 +12,12 @@ use bytes::Bytes;
 use net_identity::EntityId;
 use net_transport::{HEADER_LEN, Header, MeshId, NodeId, Pair, ShortId};
 
+use crate::core::Cursor;
 use crate::core::item::{Fork, Gap, Item, Restart, Source};
 use crate::core::message::{Message, SeqRange, Start};
-use crate::core::Cursor;
 use crate::{
-    BatchError, BatchHash, ChannelHash, ChannelName, Class, EventBatch, KeyGrant, KeyId, Pattern, SealedBatch, SenderKey,
+    BatchError, BatchHash, ChannelHash, ChannelName, Class, EventBatch, KeyGrant, KeyId, Pattern, SealedBatch,
+    SenderKey,
 };
 
 /// Names a subscription of this node.
@@ -325,7 +326,8 @@ impl Subscriptions {
 
     /// A new subscription. It finds producers that are known now and those that appear later.
     pub fn subscribe(&mut self, now: Instant, sub: SubId, pattern: Pattern, from: From) {
-        let state = Sub { pattern, from, since: now, queued: 0, full: false, pairs: BTreeSet::new(), blocked: BTreeSet::new() };
+        let state =
+            Sub { pattern, from, since: now, queued: 0, full: false, pairs: BTreeSet::new(), blocked: BTreeSet::new() };
         let pairs: Vec<Pair> =
             self.known.iter().filter(|(_, known)| state.pattern.matches(&known.name)).map(|(p, _)| *p).collect();
         self.subs.insert(sub, state);

@@ -62,7 +62,7 @@ impl ByHand {
         let len = i64::try_from(192 + parents_len + padding + body_len).expect("small") + self.len_error;
         header.set_payload_len(u32::try_from(len).expect("small"));
 
-        let count = self.parents_count.unwrap_or(u8::try_from(parents_len / 24).expect("at most 255"));
+        let count = self.parents_count.unwrap_or_else(|| u8::try_from(parents_len / 24).expect("at most 255"));
         let mut seal = vec![self.format, self.flags, count];
         seal.extend(self.zero);
         seal.extend(TIME.0.to_le_bytes());

@@ -1,6 +1,10 @@
 //! Tests of net-channel: its formats driven from outside, delivery in a simulated mesh, the bus on real sockets.
 
-#![allow(unreachable_pub, reason = "modules of one test program share their helpers")]
+#![allow(
+    unreachable_pub,
+    clippy::cast_possible_truncation,
+    reason = "modules of one test program share their helpers; numbers of tests are small"
+)]
 
 mod advert;
 mod batch;

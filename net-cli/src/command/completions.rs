@@ -11,7 +11,9 @@ use crate::failure::Failure;
 
 /// Print completions for a shell
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  net completions bash > ~/.local/share/bash-completion/completions/net\n  net completions zsh > ~/.zfunc/_net")]
+#[command(
+    after_help = "Examples:\n  net completions bash > ~/.local/share/bash-completion/completions/net\n  net completions zsh > ~/.zfunc/_net"
+)]
 pub(crate) struct Completions {
     /// The shell
     shell: Shell,

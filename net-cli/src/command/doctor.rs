@@ -75,7 +75,11 @@ impl Doctor {
             findings.push(port(dir.as_ref()));
         }
         findings.push(loopback());
-        findings.push(if global.mdns() { mdns() } else { note("mDNS", "switched off", "leave --no-mdns out to find nodes on the local network") });
+        findings.push(if global.mdns() {
+            mdns()
+        } else {
+            note("mDNS", "switched off", "leave --no-mdns out to find nodes on the local network")
+        });
         findings.push(clock());
         findings.push(links(global, dir.as_ref(), running.as_ref()));
         let well = findings.iter().all(|f| f.verdict != Verdict::Bad);
@@ -134,7 +138,11 @@ fn failed(check: &'static str, error: StateError) -> Finding {
 async fn process(dir: &StateDir, findings: &mut Vec<Finding>) -> Option<Status> {
     const CHECK: &str = "process";
     match dir.lock() {
-        Ok(_) => findings.push(note(CHECK, "no node runs here now", "`net up` runs one; other commands run it while they last")),
+        Ok(_) => findings.push(note(
+            CHECK,
+            "no node runs here now",
+            "`net up` runs one; other commands run it while they last",
+        )),
         Err(StateError::Locked { pid, .. }) => {
             let who = pid.map_or("a process".to_owned(), |pid| format!("process {pid}"));
             if let Some(status) = ask_status(dir).await {
@@ -187,7 +195,11 @@ fn loopback() -> Finding {
     })();
     match sent {
         Ok(()) => good(CHECK, "datagrams on this machine arrive"),
-        Err(error) => bad(CHECK, format!("a datagram to this machine itself does not arrive: {error}"), "allow UDP on the loopback interface in the firewall"),
+        Err(error) => bad(
+            CHECK,
+            format!("a datagram to this machine itself does not arrive: {error}"),
+            "allow UDP on the loopback interface in the firewall",
+        ),
     }
 }
 
@@ -201,7 +213,11 @@ fn mdns() -> Finding {
     })();
     match joined {
         Ok(()) => good(CHECK, "multicast on the local network works"),
-        Err(error) => note(CHECK, format!("no multicast on the local network: {error}"), "bring nodes together by ticket: `net ticket`, `net join`"),
+        Err(error) => note(
+            CHECK,
+            format!("no multicast on the local network: {error}"),
+            "bring nodes together by ticket: `net ticket`, `net join`",
+        ),
     }
 }
 
@@ -212,7 +228,11 @@ fn clock() -> Finding {
     if (CLOCK_MIN_SECS..CLOCK_MAX_SECS).contains(&now) {
         good(CHECK, format!("{shown}"))
     } else {
-        bad(CHECK, format!("this machine takes it to be {shown}"), "set the clock: others take no events from far ahead")
+        bad(
+            CHECK,
+            format!("this machine takes it to be {shown}"),
+            "set the clock: others take no events from far ahead",
+        )
     }
 }
 
@@ -221,7 +241,9 @@ fn links(global: &Global, dir: Option<&StateDir>, running: Option<&Status>) -> F
     let net = global.net();
     let bring = format!("`{net} ticket` here, `net join TICKET` on the other node");
     match running {
-        Some(status) if status.links > 0 => good(CHECK, format!("{} up, {} peers known", status.links, status.known_peers)),
+        Some(status) if status.links > 0 => {
+            good(CHECK, format!("{} up, {} peers known", status.links, status.known_peers))
+        }
         Some(status) if status.known_peers > 0 => bad(
             CHECK,
             format!("none of {} known peers is reached", status.known_peers),
@@ -230,7 +252,11 @@ fn links(global: &Global, dir: Option<&StateDir>, running: Option<&Status>) -> F
         Some(_) => note(CHECK, "this node knows no other", bring),
         None => {
             let known = dir.and_then(|dir| dir.peers().ok()).map_or(0, |peers| peers.len());
-            note(CHECK, format!("not running; {known} peers remembered"), format!("`{net} up`, then `{net} doctor` again"))
+            note(
+                CHECK,
+                format!("not running; {known} peers remembered"),
+                format!("`{net} up`, then `{net} doctor` again"),
+            )
         }
     }
 }

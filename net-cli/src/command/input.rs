@@ -25,7 +25,8 @@ impl Input {
                 Some(path) => match File::open(path).await {
                     Ok(file) => Box::new(BufReader::with_capacity(64 << 10, file)),
                     Err(error) => {
-                        let next = "`net pub CHANNEL @FILE` publishes the lines of a file, `net pub CHANNEL TEXT` a text";
+                        let next =
+                            "`net pub CHANNEL @FILE` publishes the lines of a file, `net pub CHANNEL TEXT` a text";
                         return Err(Failure::new(format!("cannot read {path}: {error}")).next(next));
                     }
                 },
@@ -49,9 +50,11 @@ impl Input {
             Self::One(text) => Ok(text.take().map(|text| (1, text))),
             Self::Lines { reader, number, line } => loop {
                 let room = (LINE_LEN_MAX + 2).saturating_sub(line.len());
-                reader.take(room as u64).read_until(b'\n', line).await.map_err(|error| {
-                    Failure::new(format!("line {} cannot be read: {error}", *number + 1))
-                })?;
+                reader
+                    .take(room as u64)
+                    .read_until(b'\n', line)
+                    .await
+                    .map_err(|error| Failure::new(format!("line {} cannot be read: {error}", *number + 1)))?;
                 if line.is_empty() {
                     return Ok(None);
                 }
@@ -64,7 +67,8 @@ impl Input {
                     }
                 }
                 if payload.len() > LINE_LEN_MAX {
-                    let message = format!("line {number} has more than {LINE_LEN_MAX} bytes, the most that an event holds");
+                    let message =
+                        format!("line {number} has more than {LINE_LEN_MAX} bytes, the most that an event holds");
                     return Err(Failure::new(message).next("divide it, or publish a reference to it"));
                 }
                 if !payload.is_empty() {

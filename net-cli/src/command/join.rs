@@ -17,7 +17,9 @@ use crate::failure::Failure;
 /// The mesh and its peers are stored in the directory; every later command of it is a member. A node that runs there
 /// dials the peers at once.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  net join net1…\n  net --dir /tmp/b join @ticket.txt\n  ssh other net ticket | net join -")]
+#[command(
+    after_help = "Examples:\n  net join net1…\n  net --dir /tmp/b join @ticket.txt\n  ssh other net ticket | net join -"
+)]
 pub(crate) struct Join {
     /// The ticket; `-` reads it from the standard input, `@FILE` from a file
     #[arg(value_name = "TICKET")]
@@ -50,7 +52,11 @@ impl Join {
                 if present.as_ref().is_none_or(|mesh| other || mesh.current().0 < ticket.generation) {
                     lock.set_mesh(&mesh)?;
                 }
-                if other { lock.set_peers(&ticket.peers)? } else { lock.add_peers(&ticket.peers)? }
+                if other {
+                    lock.set_peers(&ticket.peers)?
+                } else {
+                    lock.add_peers(&ticket.peers)?
+                }
                 lock.keys_or_new()?;
                 match present {
                     _ if other => Joined::Replaced,
@@ -72,7 +78,8 @@ impl Join {
         } else {
             let net = global.net();
             output.line(what)?;
-            output.line(format!("  next: `{net} sub '**'` shows what is published, `{net} up` keeps the node running"))?;
+            output
+                .line(format!("  next: `{net} sub '**'` shows what is published, `{net} up` keeps the node running"))?;
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -6,12 +6,12 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use net::Cursor;
 use net::channel::ChannelName;
 use net::identity::EntityId;
 use net::identity::secret_file::{self, SecretFileError};
 use net::state::StateDir;
 use net::transport::{MeshId, Pair};
-use net::Cursor;
 use tokio::time::Instant;
 
 use crate::control::protocol::ItemRow;

@@ -25,7 +25,9 @@ use crate::output::Output;
 ///
 /// It ends when the subscribers have acknowledged the last event, or the time to linger is over.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  net pub greetings hello\n  net pub quakes @week.jsonl --channel-field net --key-field id\n  tail -f log | net pub logs/web -")]
+#[command(
+    after_help = "Examples:\n  net pub greetings hello\n  net pub quakes @week.jsonl --channel-field net --key-field id\n  tail -f log | net pub logs/web -"
+)]
 pub(crate) struct Publish {
     /// The channel, for example vehicles/fleet-7/telemetry
     channel: String,
@@ -136,7 +138,10 @@ impl Publish {
                     Some(_) => format!("{}/*", self.channel),
                     None => self.channel.clone(),
                 };
-                output.note(format!("  next: `{} sub '{pattern}'` in another terminal, then publish again", global.net()));
+                output.note(format!(
+                    "  next: `{} sub '{pattern}'` in another terminal, then publish again",
+                    global.net()
+                ));
             } else if complete == subscribers {
                 output.line(format!("{published}, delivered to {subscribers} {noun}"))?;
             } else {
@@ -236,7 +241,9 @@ impl Session {
         }
         self.output.warn(match self.pending.len() {
             0 => "the process that was the node has ended: going on without it".to_owned(),
-            n => format!("the process that was the node has ended: {n} events that it had not confirmed are sent again"),
+            n => {
+                format!("the process that was the node has ended: {n} events that it had not confirmed are sent again")
+            }
         });
         self.connect().await
     }
@@ -333,8 +340,10 @@ fn text_of(value: &Value, field: &str, number: u64) -> Result<String, Failure> {
             .next("choose another field")),
         None => {
             let fields: Vec<&str> = value.as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect();
-            let fields = if fields.is_empty() { "it has no fields".to_owned() } else { format!("it has {}", fields.join(", ")) };
-            Err(Failure::new(format!("line {number} has no field `{field}`")).next(format!("choose another field: {fields}")))
+            let fields =
+                if fields.is_empty() { "it has no fields".to_owned() } else { format!("it has {}", fields.join(", ")) };
+            Err(Failure::new(format!("line {number} has no field `{field}`"))
+                .next(format!("choose another field: {fields}")))
         }
     }
 }

@@ -25,7 +25,9 @@ use crate::start::Start;
 ///
 /// `*` stands for one segment of a channel's name, `**` for any number. The shell must not see them: quote the pattern.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  net sub 'quakes/*'\n  net sub '**' --from earliest --json\n  net sub 'quakes/ak' --from last:10 --count 10\n  net sub 'orders/**' --resume billing")]
+#[command(
+    after_help = "Examples:\n  net sub 'quakes/*'\n  net sub '**' --from earliest --json\n  net sub 'quakes/ak' --from last:10 --count 10\n  net sub 'orders/**' --resume billing"
+)]
 pub(crate) struct Subscribe {
     /// The channels, for example 'quakes/*'
     pattern: String,
@@ -39,6 +41,9 @@ pub(crate) struct Subscribe {
     #[arg(long, value_name = "NAME", value_parser = bookmark_name)]
     resume: Option<String>,
 }
+
+/// The longest cursor that is printed when a subscription ends, in bytes: longer ones are for `--resume`.
+const CURSOR_SHOWN_MAX: usize = 1_024;
 
 /// Why the reading of one node's answers ended.
 enum End {
@@ -84,7 +89,7 @@ impl Subscribe {
         let mut stop = std::pin::pin!(interrupted());
         loop {
             match printer.read(access, start, stop.as_mut()).await? {
-                End::Done => return printer.save(),
+                End::Done => return printer.end(),
                 End::NodeGone if access.is_host() => {
                     return Err(Failure::new("the node has stopped").next("the same command again"));
                 }
@@ -93,7 +98,7 @@ impl Subscribe {
             output.note("the process that was the node has ended: going on without it");
             *access = tokio::select! {
                 biased;
-                () = &mut stop => return printer.save(),
+                () = &mut stop => return printer.end(),
                 access = Access::attach(options) => access?,
             };
             start = printer.position.go_on();
@@ -172,6 +177,17 @@ impl Printer<'_> {
             ItemRow::Equivocation { channel, origin, .. } => {
                 output.warn(format_args!("{channel}: {origin} signed two histories; nothing more of it is taken"));
             }
+        }
+        Ok(())
+    }
+
+    /// Says how to go on from here.
+    fn end(&mut self) -> Result<(), Failure> {
+        self.save()?;
+        let cursor = self.position.cursor();
+        let text = cursor.to_string();
+        if self.bookmark.is_none() && !cursor.is_empty() && text.len() <= CURSOR_SHOWN_MAX {
+            self.output.note(format_args!("to go on from here: --from cursor:{text}"));
         }
         Ok(())
     }

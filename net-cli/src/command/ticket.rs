@@ -51,7 +51,9 @@ pub(crate) fn read(text: &str) -> Result<MeshTicket, Failure> {
     } else if let Some(path) = text.strip_prefix('@') {
         let opened = std::fs::File::open(path);
         let read = opened.and_then(|file| file.take(TICKET_LEN_MAX).read_to_string(&mut from_elsewhere));
-        read.map_err(|error| Failure::new(format!("cannot read {path}: {error}")).next("`net ticket > FILE` writes one"))?;
+        read.map_err(|error| {
+            Failure::new(format!("cannot read {path}: {error}")).next("`net ticket > FILE` writes one")
+        })?;
         &from_elsewhere
     } else {
         text

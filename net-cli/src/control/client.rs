@@ -58,9 +58,13 @@ impl Answers {
         match self.reader.next().await {
             Ok(Some(Reply::Refused { message, next, usage })) => Err(Failure { message, next, usage }),
             Ok(reply) => Ok(reply),
-            Err(error) if error.kind() == io::ErrorKind::InvalidData || error.kind() == io::ErrorKind::UnexpectedEof => {
-                Err(Failure::new(format!("the node of this directory answers what this program does not know: {error}"))
-                    .next("stop that process, so that one of this version takes its place"))
+            Err(error)
+                if error.kind() == io::ErrorKind::InvalidData || error.kind() == io::ErrorKind::UnexpectedEof =>
+            {
+                Err(Failure::new(format!(
+                    "the node of this directory answers what this program does not know: {error}"
+                ))
+                .next("stop that process, so that one of this version takes its place"))
             }
             // A connection that breaks says that the node is gone.
             Err(_) => Ok(None),

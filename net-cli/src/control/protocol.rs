@@ -24,14 +24,21 @@ pub(crate) struct Opening {
 #[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum Request {
     /// With `stay`, the connection stays open until the node stops.
-    Status { stay: bool },
+    Status {
+        stay: bool,
+    },
     Ticket,
     Peers,
     Channels,
     /// Remember and dial the peers of a ticket of this mesh.
-    Join { ticket: String },
+    Join {
+        ticket: String,
+    },
     /// Answered with [`Reply::Subscribed`] and then a [`Reply::Item`] for each item.
-    Subscribe { pattern: String, start: Start },
+    Subscribe {
+        pattern: String,
+        start: Start,
+    },
     /// Followed by [`Feed`]s.
     Publish,
 }
@@ -66,13 +73,21 @@ pub(crate) enum Reply {
     Peers(Vec<PeerRow>),
     Channels(Vec<ChannelRow>),
     /// So many peers are dialled.
-    Joined { peers: usize },
+    Joined {
+        peers: usize,
+    },
     Subscribed,
     Item(ItemRow),
     /// So many of the events that were sent are sealed and on their way.
-    Taken { events: u64 },
+    Taken {
+        events: u64,
+    },
     Delivered(Delivered),
-    Refused { message: String, next: Option<String>, usage: bool },
+    Refused {
+        message: String,
+        next: Option<String>,
+        usage: bool,
+    },
 }
 
 /// The node that answers.
@@ -131,11 +146,25 @@ pub(crate) struct Delivered {
 pub(crate) enum ItemRow {
     Event(EventRow),
     /// Events `from..to` of the origin exist and cannot be had.
-    Gap { channel: String, origin: String, from: u64, to: u64 },
+    Gap {
+        channel: String,
+        origin: String,
+        from: u64,
+        to: u64,
+    },
     /// The origin's producer was started again.
-    Restart { channel: String, origin: String, last_seen: u64, incarnation: u64 },
+    Restart {
+        channel: String,
+        origin: String,
+        last_seen: u64,
+        incarnation: u64,
+    },
     /// The origin signed two batches for one place.
-    Equivocation { channel: String, origin: String, seq: u64 },
+    Equivocation {
+        channel: String,
+        origin: String,
+        seq: u64,
+    },
 }
 
 /// An event.

@@ -186,7 +186,10 @@ fn join(node: &Node, ticket: &str) -> Result<usize, Failure> {
     let ticket: Ticket = ticket.parse().map_err(|error| Failure::usage(format!("{error}")))?;
     if ticket.mesh != node.endpoint().mesh() {
         let message = "the ticket is of another mesh than the node that runs in this directory";
-        let next = format!("stop process {}, then `net join --replace TICKET`; or `net --dir OTHER join TICKET`", std::process::id());
+        let next = format!(
+            "stop process {}, then `net join --replace TICKET`; or `net --dir OTHER join TICKET`",
+            std::process::id()
+        );
         return Err(Failure::new(message).next(next));
     }
     let peers = ticket.peers.len();

@@ -68,8 +68,7 @@ impl Checker {
     /// Expects the earthquakes for which `wanted` holds, and the alerts that belong to them.
     pub(crate) fn new(origins: Origins, wanted: impl Fn(&Quake) -> bool) -> Self {
         let all = Quake::all().into_iter().enumerate().filter(|(_, quake)| wanted(quake));
-        let expected: HashMap<_, _> =
-            all.map(|(index, quake)| (quake.id.clone(), Expected { quake, index })).collect();
+        let expected: HashMap<_, _> = all.map(|(index, quake)| (quake.id.clone(), Expected { quake, index })).collect();
         let expected_alerts = expected.values().filter(|e| e.quake.is_strong()).count() as u64;
         Self {
             expected,
@@ -168,7 +167,10 @@ impl Checker {
             self.fault(Name::Once, format!("{duplicates} came twice"));
         }
         if unverified > 0 {
-            self.fault(Name::Sender, format!("{unverified} batches were refused: their signature is not their origin's"));
+            self.fault(
+                Name::Sender,
+                format!("{unverified} batches were refused: their signature is not their origin's"),
+            );
         }
         for (id, parents) in std::mem::take(&mut self.alerts) {
             match self.quakes.get(&id) {
@@ -181,7 +183,7 @@ impl Checker {
             Name::Once => format!("{quakes} earthquakes and {alerts} alerts, none missing, none twice"),
             Name::Sender => format!("{} known origins, no batch refused", self.origins.producers.len() + 1),
             Name::Content => "every byte as in the data".to_owned(),
-            Name::Order => format!("{} origins on {} channels", self.last.len(), self.channels.len()),
+            Name::Order => format!("{} channels, {} pairs of origin and channel", self.channels.len(), self.last.len()),
             Name::Cause => format!("{alerts} alerts"),
         };
         let checks = [Name::Once, Name::Sender, Name::Content, Name::Order, Name::Cause].map(|name| {

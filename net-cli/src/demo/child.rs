@@ -54,11 +54,17 @@ impl Child {
         }
     }
 
-    /// Ends it and waits until it has drained.
-    pub(crate) async fn stop(mut self) -> Result<(), Failure> {
-        drop(self.orders);
-        let status = self.process.wait().await?;
-        if status.success() { Ok(()) } else { Err(Failure::new(format!("a process of the demo ended with {status}"))) }
+    /// Ends them and waits until they have drained.
+    pub(crate) async fn stop_all(children: impl Iterator<Item = Self>) -> Result<(), Failure> {
+        // All are told before the first is waited for.
+        let processes: Vec<_> = children.map(|child| child.process).collect();
+        for mut process in processes {
+            let status = process.wait().await?;
+            if !status.success() {
+                return Err(Failure::new(format!("a process of the demo ended with {status}")));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -52,23 +52,31 @@ pub(crate) enum Order {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum News {
     /// Linked to everybody it was told of, and subscribed if it subscribes.
-    Ready { origin: String, ticket: String },
+    Ready {
+        origin: String,
+        ticket: String,
+    },
     Published(Published),
-    Alerted { alerts: u64 },
+    Alerted {
+        alerts: u64,
+    },
     Seen(Seen),
-    Failed { message: String },
+    Failed {
+        message: String,
+    },
 }
 
 /// What a producer did.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Published {
     pub(crate) events: u64,
+    pub(crate) channels: u64,
+    /// Channels on which not every subscriber acknowledged the last event in time.
+    pub(crate) unacknowledged: u64,
     /// From the first call of `publish` until the last event was sealed and in the queues of the links.
     pub(crate) publishing_us: u64,
     /// Until all subscribers had acknowledged it.
     pub(crate) acknowledged_us: u64,
-    pub(crate) subscribers: usize,
-    pub(crate) complete: usize,
 }
 
 /// What a subscriber got.

@@ -1,6 +1,5 @@
 //! A process of the demo, from the inside.
 
-use std::future::Future;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,11 +28,13 @@ pub(crate) struct Role {}
 const LINK_TIMEOUT: Duration = Duration::from_secs(15);
 const POLL: Duration = Duration::from_millis(5);
 /// How long subscribers may take to acknowledge what a producer has published.
-const DELIVERY_TIMEOUT: Duration = Duration::from_secs(20);
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Nodes that subscribe to what the producers publish: the one who answers and the one who checks.
+const SUBSCRIBERS: usize = 2;
 /// A subscriber that has everything waits so long for something that should not come.
 const QUIET_AFTER_ALL: Duration = Duration::from_millis(300);
 /// A subscriber that lacks something waits so long for it.
-const QUIET_WHEN_MISSING: Duration = Duration::from_secs(4);
+const QUIET_WHEN_MISSING: Duration = Duration::from_secs(3);
 
 type Orders = LineReader<Stdin>;
 type Reports = LineWriter<Stdout>;
@@ -56,18 +57,22 @@ impl Role {
 async fn play(setup: Setup, orders: &mut Orders, reports: &mut Reports) -> Result<(), Failure> {
     let node = start(&setup).await?;
     let work = async {
-        match setup.role.clone() {
-            RoleName::Producer { index, of, .. } => produce(&node, index, of, orders, reports).await?,
-            RoleName::Alerter => alert(&node, reports).await?,
+        // Who subscribes goes on doing so to the end: what it has is acknowledged a moment after it was handed out.
+        let _subscribed = match setup.role.clone() {
+            RoleName::Producer { index, of, .. } => {
+                produce(&node, index, of, orders, reports).await?;
+                None
+            }
+            RoleName::Alerter => Some(alert(&node, orders, reports).await?),
             RoleName::Consumer { tampering } => {
                 let checker = Checker::new(setup.origins.clone(), |_| true);
-                consume(&node, "quakes/*", checker, tampering, orders, reports).await?;
+                Some(consume(&node, "quakes/*", checker, tampering, orders, reports).await?)
             }
             RoleName::Late => {
                 let checker = Checker::new(setup.origins.clone(), |quake| quake.network == "ak");
-                consume(&node, "quakes/ak", checker, None, orders, reports).await?;
+                Some(consume(&node, "quakes/ak", checker, None, orders, reports).await?)
             }
-        }
+        };
         // The end of the orders is the end of the demo, whether it stops or was killed.
         while orders.next::<Order>().await?.is_some() {}
         Ok::<_, Failure>(())
@@ -117,7 +122,13 @@ fn broken(error: impl std::error::Error + 'static) -> Failure {
     Failure::new(chain(&error))
 }
 
-async fn produce(node: &Node, index: usize, of: usize, orders: &mut Orders, reports: &mut Reports) -> Result<(), Failure> {
+async fn produce(
+    node: &Node,
+    index: usize,
+    of: usize,
+    orders: &mut Orders,
+    reports: &mut Reports,
+) -> Result<(), Failure> {
     let mut channels = std::collections::HashMap::new();
     let quakes: Vec<Quake> = Quake::all().into_iter().skip(index).step_by(of).collect();
     for quake in &quakes {
@@ -130,6 +141,10 @@ async fn produce(node: &Node, index: usize, of: usize, orders: &mut Orders, repo
     if orders.next::<Order>().await?.is_none() {
         return Ok(());
     }
+    for channel in channels.values() {
+        // If they do not come, the figures below say so.
+        channel.wait_for_subscribers(SUBSCRIBERS, LINK_TIMEOUT).await;
+    }
     let began = Instant::now();
     for quake in &quakes {
         channels[&quake.channel()].publish(quake.line).await.map_err(broken)?;
@@ -138,31 +153,34 @@ async fn produce(node: &Node, index: usize, of: usize, orders: &mut Orders, repo
         channel.flush().await;
     }
     let publishing_us = micros(began.elapsed());
-    let (mut subscribers, mut complete) = (usize::MAX, usize::MAX);
+    let mut unacknowledged = 0;
     for channel in channels.values() {
         let left = DELIVERY_TIMEOUT.saturating_sub(began.elapsed());
         let delivered = channel.wait_for_delivery(left).await;
-        (subscribers, complete) = (subscribers.min(delivered.subscribers), complete.min(delivered.complete));
+        unacknowledged += u64::from(delivered.complete < SUBSCRIBERS);
     }
     let acknowledged_us = micros(began.elapsed());
-    let events = quakes.len() as u64;
-    Ok(reports.send(&News::Published(Published { events, publishing_us, acknowledged_us, subscribers, complete })).await?)
+    let (events, channels) = (quakes.len() as u64, channels.len() as u64);
+    let published = Published { events, channels, unacknowledged, publishing_us, acknowledged_us };
+    Ok(reports.send(&News::Published(published)).await?)
 }
 
 /// Publishes an alert for each strong earthquake, on the same channel and with the earthquake as its cause.
-async fn alert(node: &Node, reports: &mut Reports) -> Result<(), Failure> {
+async fn alert(node: &Node, orders: &mut Orders, reports: &mut Reports) -> Result<Subscription, Failure> {
     let mut events = node.subscribe("quakes/*").from(From::Earliest).await.map_err(broken)?;
     ready(node, reports).await?;
     let all = Quake::all().len() as u64;
     let (mut handled, mut alerts) = (0, 0);
+    let mut finishing = Finishing::new(false);
     while handled < all {
-        let event = match next(&mut events).await? {
-            Item::Event(event) => event,
-            Item::Gap(gap) => {
+        let event = match finishing.next(&mut events, orders, false).await? {
+            None => break,
+            Some(Item::Event(event)) => event,
+            Some(Item::Gap(gap)) => {
                 handled += gap.range.len();
                 continue;
             }
-            _ => continue,
+            Some(_) => continue,
         };
         // Its own alerts come back to it, as to every subscriber.
         if event.origin() == node.bus().origin() {
@@ -179,7 +197,8 @@ async fn alert(node: &Node, reports: &mut Reports) -> Result<(), Failure> {
             alerts += 1;
         }
     }
-    Ok(reports.send(&News::Alerted { alerts }).await?)
+    reports.send(&News::Alerted { alerts }).await?;
+    Ok(events)
 }
 
 /// Subscribes from the earliest event on and checks what comes.
@@ -190,31 +209,14 @@ async fn consume(
     tampering: Option<Tampering>,
     orders: &mut Orders,
     reports: &mut Reports,
-) -> Result<(), Failure> {
+) -> Result<Subscription, Failure> {
     let late = pattern != "quakes/*";
     let mut events = node.subscribe(pattern).from(From::Earliest).await.map_err(broken)?;
     ready(node, reports).await?;
     let mut tamper = Tamper::new(tampering);
-    let (mut came, mut finishing) = (0, late);
-    let (mut first, mut last) = (None, Instant::now());
-    loop {
-        let quiet = match (came >= checker.expected(), finishing) {
-            (true, _) => Some(QUIET_AFTER_ALL),
-            (false, true) => Some(QUIET_WHEN_MISSING),
-            (false, false) => None,
-        };
-        let item = tokio::select! {
-            biased;
-            item = next(&mut events) => item?,
-            order = orders.next::<Order>(), if !finishing => match order? {
-                Some(_) => {
-                    finishing = true;
-                    continue;
-                }
-                None => return Ok(()),
-            },
-            () = sleep_after(last, quiet) => break,
-        };
+    let mut finishing = Finishing::new(late);
+    let (mut came, mut first, mut last) = (0, None, Instant::now());
+    while let Some(item) = finishing.next(&mut events, orders, came >= checker.expected()).await? {
         let now = Instant::now();
         (first, last) = (first.or(Some(now)), now);
         came += match &item {
@@ -226,22 +228,59 @@ async fn consume(
     }
     let unverified = node.bus().counters().await.unverified;
     let receiving_us = first.map_or(0, |first| micros(last.duration_since(first)));
-    Ok(reports.send(&News::Seen(checker.finish(unverified, receiving_us))).await?)
+    reports.send(&News::Seen(checker.finish(unverified, receiving_us))).await?;
+    Ok(events)
 }
 
-async fn next(events: &mut Subscription) -> Result<Item, Failure> {
-    match events.next().await {
-        Some(item) => item.map_err(broken),
-        None => Err(Failure::new("the node was closed")),
+/// When a subscriber stops waiting.
+struct Finishing {
+    /// Everything has been published.
+    told: bool,
+    last: Instant,
+}
+
+impl Finishing {
+    fn new(told: bool) -> Self {
+        Self { told, last: Instant::now() }
+    }
+
+    /// The next item, or nothing when there will be none: it has been quiet for a while after all that was expected has
+    /// come (`complete`), or after everything has been published.
+    async fn next(
+        &mut self,
+        events: &mut Subscription,
+        orders: &mut Orders,
+        complete: bool,
+    ) -> Result<Option<Item>, Failure> {
+        loop {
+            let quiet = match (complete, self.told) {
+                (true, _) => Some(QUIET_AFTER_ALL),
+                (false, true) => Some(QUIET_WHEN_MISSING),
+                (false, false) => None,
+            };
+            tokio::select! {
+                biased;
+                item = events.next() => {
+                    self.last = Instant::now();
+                    return match item {
+                        Some(item) => item.map(Some).map_err(broken),
+                        None => Err(Failure::new("the node was closed")),
+                    };
+                }
+                order = orders.next::<Order>(), if !self.told => match order? {
+                    Some(_) => (self.told, self.last) = (true, Instant::now()),
+                    None => return Ok(None),
+                },
+                () = sleep_after(self.last, quiet) => return Ok(None),
+            }
+        }
     }
 }
 
-fn sleep_after(last: Instant, quiet: Option<Duration>) -> impl Future<Output = ()> {
-    async move {
-        match quiet {
-            Some(quiet) => tokio::time::sleep_until(last + quiet).await,
-            None => std::future::pending().await,
-        }
+async fn sleep_after(last: Instant, quiet: Option<Duration>) {
+    match quiet {
+        Some(quiet) => tokio::time::sleep_until(last + quiet).await,
+        None => std::future::pending().await,
     }
 }
 
