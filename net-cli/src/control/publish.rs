@@ -54,9 +54,9 @@ pub(super) async fn serve<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
                 }
                 published?;
             }
-            Some(Feed::Finish { linger_ms }) => {
+            Some(Feed::Finish { linger_ms, patient }) => {
                 session.settle().await?;
-                let wait = session.wait_for_delivery(Duration::from_millis(linger_ms));
+                let wait = session.wait_for_delivery(Duration::from_millis(linger_ms), patient);
                 if let Some(delivered) = cancel.run_until_cancelled(wait).await {
                     writer.send(&Reply::Delivered(delivered)).await?;
                 }
@@ -102,9 +102,9 @@ impl Session<'_> {
         Ok(())
     }
 
-    async fn wait_for_delivery(&self, linger: Duration) -> Delivered {
+    async fn wait_for_delivery(&self, linger: Duration, patient: bool) -> Delivered {
         let deadline = Instant::now() + linger;
-        self.wait_for_subscribers(deadline).await;
+        self.wait_for_subscribers(deadline, patient).await;
         let (mut nodes, mut behind) = (HashSet::new(), 0);
         for channel in self.channels.values() {
             let delivered = channel.wait_for_delivery(deadline.saturating_duration_since(Instant::now())).await;
@@ -117,12 +117,12 @@ impl Session<'_> {
 
     /// A node that has just started has not found its peers, nor they its channels: they get a moment, and a late
     /// subscriber is served from what is kept.
-    async fn wait_for_subscribers(&self, deadline: Instant) {
-        if !self.subscribers().is_empty() || self.served.started.elapsed() > YOUNG {
+    async fn wait_for_subscribers(&self, deadline: Instant, patient: bool) {
+        if !self.subscribers().is_empty() || self.served.started.elapsed() > YOUNG && !patient {
             return;
         }
         let now = Instant::now();
-        let find_until = match (self.served.knew_peers, self.served.mdns) {
+        let find_until = match (self.served.knew_peers || patient, self.served.mdns) {
             (true, _) => deadline,
             (false, true) => deadline.min(now + FINDING),
             // Whoever has the ticket may still come, but nobody is expected.

@@ -160,7 +160,8 @@ fn resume_goes_on_where_it_stood_also_after_kill_9() {
         std::thread::yield_now();
     }
     second.kill();
-    a.run(&["pub", "numbers", "5"]).ok();
+    // Its node has not noticed yet that the subscriber is gone, and would wait for it.
+    a.run(&["pub", "numbers", "5", "--linger", "10ms"]);
     let third = b.run(&[&args[..], &["--count", "1"]].concat()).ok();
     assert!(third.contains("numbers 5"), "{third}");
 }

@@ -76,7 +76,7 @@ fn attached_publisher_sends_again_what_was_not_confirmed() {
     let up = a.up();
     b.join(&a.ticket());
     let mut sub = b.subscribe(&["numbers"]);
-    let mut publish = a.start_fed(&["pub", "numbers", "-", "--linger", "20s"]);
+    let mut publish = a.start_fed(&["pub", "numbers", "-", "--linger", "50s"]);
     (0..100).for_each(|n| publish.feed(&format!("{n}\n")));
     sub.wait_for("numbers 99");
     up.kill();
