@@ -40,6 +40,7 @@ fn a_week_of_earthquakes_reaches_a_second_node_whole() {
     let _up = a.up();
     b.join(&a.ticket());
     let sub = b.subscribe(&["quakes/*", "--count", "1707", "--json"]);
+    a.wait_for_link();
     let out = a.run(&["pub", "quakes", WEEK, "--channel-field", "net", "--key-field", "id"]).ok();
     assert_eq!(out, "published 1707 events, delivered to 1 subscriber\n");
     let out = sub.end().ok();
