@@ -1,11 +1,12 @@
 //! The command line.
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::builder::FalseyValueParser;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use net::state::StateDir;
 
 use crate::access::NodeOptions;
@@ -19,12 +20,12 @@ use crate::output::Output;
 /// One directory is one node: the first command that needs it runs it, the others of that directory speak to it and
 /// take over when it ends. Start with `net sub '**'` in one terminal and `net pub greetings hello` in another.
 #[derive(Debug, Parser)]
-#[command(name = "net", version, after_help = EXAMPLES, propagate_version = true, arg_required_else_help = true)]
+#[command(name = "net", version, after_help = EXAMPLES, propagate_version = true)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 const EXAMPLES: &str = "\
@@ -116,13 +117,18 @@ impl Global {
 impl Cli {
     pub(crate) async fn run(self) -> Result<ExitCode, Failure> {
         let global = &self.global;
-        match self.command {
+        let Some(command) = self.command else {
+            // Nobody reads what may have gone.
+            let _ = write!(std::io::stderr(), "{}", Self::command().render_help());
+            return Ok(ExitCode::from(2));
+        };
+        match command {
             Command::Up(command) => command.run(global).await,
             Command::Pub(command) => command.run(global).await,
             Command::Sub(command) => command.run(global).await,
             Command::Ticket(command) => command.run(global).await,
             Command::Join(command) => command.run(global).await,
-            Command::Id(command) => command.run(global),
+            Command::Id(command) => command.run(global).await,
             Command::Peers(command) => command.run(global).await,
             Command::Channels(command) => command.run(global).await,
             Command::Doctor(command) => command.run(global).await,
@@ -135,8 +141,6 @@ impl Cli {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

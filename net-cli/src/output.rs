@@ -70,17 +70,24 @@ impl Output {
         out.flush()
     }
 
-    /// Something beside the result that a person wants to know; programs are spared it.
+    /// Something beside the result that one may want to know.
     pub(crate) fn note(&self, text: impl Display) {
-        if !self.json {
-            // Nobody is harmed if nobody can read it.
-            let _ = writeln!(io::stderr(), "{}", self.paint(To::Err, Look::Dim, text));
-        }
+        self.beside("note", Look::Dim, text);
     }
 
     /// Something that is lost or wrong, whoever reads.
     pub(crate) fn warn(&self, text: impl Display) {
-        let _ = writeln!(io::stderr(), "{}", self.paint(To::Err, Look::Bad, text));
+        self.beside("warning", Look::Bad, text);
+    }
+
+    fn beside(&self, kind: &str, look: Look, text: impl Display) {
+        let line = if self.json {
+            serde_json::json!({ kind: text.to_string() }).to_string()
+        } else {
+            self.paint(To::Err, look, text)
+        };
+        // Nobody is harmed if nobody can read it.
+        let _ = writeln!(io::stderr(), "{line}");
     }
 
     /// Text that stands out where there are colours.

@@ -15,7 +15,21 @@ pub(crate) enum Start {
     Last(u64),
     /// Unix milliseconds.
     Since(u64),
-    Cursor(Cursor),
+    Cursor(#[serde(with = "cursor_text")] Cursor),
+}
+
+/// A cursor as the text that people see: JSON has no maps whose keys are pairs.
+mod cursor_text {
+    use net::Cursor;
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    pub(super) fn serialize<S: Serializer>(cursor: &Cursor, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(cursor)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Cursor, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
 }
 
 impl Start {
@@ -97,6 +111,14 @@ mod tests {
         let now = UNIX_EPOCH + Duration::from_secs(3600);
         assert_eq!(since("15m", now), Ok(2_700_000));
         assert_eq!(since("2h", now), Ok(0));
+    }
+
+    #[test]
+    fn cursor_with_positions_passes_through_json() {
+        let mut cursor = Cursor::default();
+        cursor.set(net::transport::Pair { channel: [1; 32], origin: [2; 32] }, 7);
+        let json = serde_json::to_string(&Start::Cursor(cursor.clone())).expect("it has a text form");
+        assert_eq!(serde_json::from_str::<Start>(&json).expect("its own"), Start::Cursor(cursor));
     }
 
     #[test]

@@ -58,9 +58,9 @@ impl std::fmt::Display for StartNote {
     }
 }
 
-/// How often new peers are looked for to be remembered: soon after the start, then at leisure.
-const REMEMBER_FIRST: Duration = Duration::from_secs(1);
-const REMEMBER_EVERY: Duration = Duration::from_secs(10);
+/// How often new peers are looked for to be remembered. Whoever is killed sooner after a link has come up waits for the
+/// other end to come back; looking costs a lock and a comparison.
+const REMEMBER_EVERY: Duration = Duration::from_millis(500);
 
 impl Node {
     /// Settings to start with; without any, a node of the mesh `default` on this machine.
@@ -149,8 +149,8 @@ async fn close(endpoint: &Endpoint, bus: &Bus, memory: &Mutex<Memory>) {
 
 /// Keeps the file of peers up to date, so that a node that is killed finds its mesh again.
 async fn remember(endpoint: Endpoint, memory: Arc<Mutex<Memory>>, mut closing: watch::Receiver<bool>) {
-    let mut at = Instant::now() + REMEMBER_FIRST;
     loop {
+        let at = Instant::now() + REMEMBER_EVERY;
         tokio::select! {
             biased;
             // An error means that the node is gone.
@@ -158,7 +158,6 @@ async fn remember(endpoint: Endpoint, memory: Arc<Mutex<Memory>>, mut closing: w
             () = tokio::time::sleep_until(at) => {}
         }
         memory.lock().await.write(&endpoint.known_peers());
-        at = Instant::now() + REMEMBER_EVERY;
     }
 }
 

@@ -1,9 +1,11 @@
 //! `net id`: who this node is.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args;
 use net::state::{StateDir, StateError};
+use tokio::time::Instant;
 
 use crate::cli::Global;
 use crate::failure::Failure;
@@ -15,22 +17,26 @@ use crate::failure::Failure;
 #[command(after_help = "Examples:\n  net id\n  net --dir /tmp/b id")]
 pub(crate) struct Id {}
 
+/// How long another command of the directory may take to make the keys.
+const KEYS_TIMEOUT: Duration = Duration::from_secs(10);
+const POLL: Duration = Duration::from_millis(5);
+
 impl Id {
     #[expect(clippy::unused_self, reason = "all commands are run alike")]
-    pub(crate) fn run(self, global: &Global) -> Result<ExitCode, Failure> {
+    pub(crate) async fn run(self, global: &Global) -> Result<ExitCode, Failure> {
         let output = global.output();
         let dir = StateDir::open(global.dir()?)?;
-        let keys = match dir.keys()? {
-            Some(keys) => keys,
-            None => match dir.lock() {
-                Ok(lock) => lock.keys_or_new()?,
+        let deadline = Instant::now() + KEYS_TIMEOUT;
+        let keys = loop {
+            if let Some(keys) = dir.keys()? {
+                break keys;
+            }
+            match dir.lock() {
+                Ok(lock) => break lock.keys_or_new()?,
                 // Whoever has the lock makes the keys before anything else.
-                Err(StateError::Locked { .. }) => {
-                    let message = "the node of this directory is just being made";
-                    dir.keys()?.ok_or_else(|| Failure::new(message).next(format!("`{} id` again", global.net())))?
-                }
+                Err(StateError::Locked { .. }) if Instant::now() < deadline => tokio::time::sleep(POLL).await,
                 Err(error) => return Err(error.into()),
-            },
+            }
         };
         if output.json() {
             output.record(&serde_json::json!({ "node": keys.id().to_string(), "dir": dir.path() }))?;

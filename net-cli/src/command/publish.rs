@@ -166,6 +166,8 @@ struct Session {
     confirmed_before: u64,
     /// Confirmed by the present node.
     confirmed: u64,
+    /// Whether another process was the node before.
+    moved: bool,
     shown: Instant,
 }
 
@@ -200,6 +202,7 @@ impl Session {
             pending: VecDeque::new(),
             confirmed_before: 0,
             confirmed: 0,
+            moved: false,
             shown: Instant::now(),
         };
         session.connect().await?;
@@ -239,8 +242,10 @@ impl Session {
         } {
             self.take(reply);
         }
+        self.moved = true;
         self.output.warn(match self.pending.len() {
             0 => "the process that was the node has ended: going on without it".to_owned(),
+            1 => "the process that was the node has ended: an event that it had not confirmed is sent again".to_owned(),
             n => {
                 format!("the process that was the node has ended: {n} events that it had not confirmed are sent again")
             }
@@ -298,7 +303,7 @@ impl Session {
         let linger_ms = u64::try_from(linger.as_millis()).unwrap_or(u64::MAX);
         'connected: loop {
             let wire = self.wire.as_mut().ok_or_else(unexpected)?;
-            if wire.feeds.put(&Feed::Finish { linger_ms }).await && wire.feeds.flush().await {
+            if wire.feeds.put(&Feed::Finish { linger_ms, patient: self.moved }).await && wire.feeds.flush().await {
                 while let Some(reply) = self.wire.as_mut().ok_or_else(unexpected)?.replies.recv().await {
                     if let Some(delivered) = self.take(reply?) {
                         self.output.progress_done();

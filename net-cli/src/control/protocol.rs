@@ -49,8 +49,9 @@ pub(crate) enum Request {
 pub(crate) enum Feed {
     /// Publish this.
     Event(Publication),
-    /// That was all; wait for delivery at most so many milliseconds.
-    Finish { linger_ms: u64 },
+    /// That was all; wait for delivery at most so many milliseconds. With `patient`, somebody subscribed before another
+    /// process was the node, and is waited for.
+    Finish { linger_ms: u64, patient: bool },
 }
 
 /// An event to publish.

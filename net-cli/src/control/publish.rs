@@ -24,13 +24,16 @@ const YOUNG: Duration = Duration::from_secs(5);
 const SUBSCRIBING: Duration = Duration::from_millis(1000);
 /// How long nodes on the local network have to be found.
 const FINDING: Duration = Duration::from_millis(1500);
-const POLL: Duration = Duration::from_millis(20);
+/// How long all who may subscribe have, from the start of the command on.
+const SETTLING: Duration = Duration::from_millis(300);
+const POLL: Duration = Duration::from_millis(10);
 
 struct Session<'a> {
     served: &'a Served,
     channels: HashMap<String, Channel>,
     receipts: VecDeque<Receipt>,
     events: u64,
+    began: Instant,
 }
 
 pub(super) async fn serve<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
@@ -39,7 +42,7 @@ pub(super) async fn serve<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     writer: &mut LineWriter<W>,
     cancel: &CancellationToken,
 ) -> Result<(), Stop> {
-    let mut session = Session { served, channels: HashMap::new(), receipts: VecDeque::new(), events: 0 };
+    let mut session = Session { served, channels: HashMap::new(), receipts: VecDeque::new(), events: 0, began: Instant::now() };
     loop {
         let feed = match cancel.run_until_cancelled(reader.next::<Feed>()).await {
             Some(feed) => feed?,
@@ -54,9 +57,9 @@ pub(super) async fn serve<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
                 }
                 published?;
             }
-            Some(Feed::Finish { linger_ms }) => {
+            Some(Feed::Finish { linger_ms, patient }) => {
                 session.settle().await?;
-                let wait = session.wait_for_delivery(Duration::from_millis(linger_ms));
+                let wait = session.wait_for_delivery(Duration::from_millis(linger_ms), patient);
                 if let Some(delivered) = cancel.run_until_cancelled(wait).await {
                     writer.send(&Reply::Delivered(delivered)).await?;
                 }
@@ -102,9 +105,9 @@ impl Session<'_> {
         Ok(())
     }
 
-    async fn wait_for_delivery(&self, linger: Duration) -> Delivered {
+    async fn wait_for_delivery(&self, linger: Duration, patient: bool) -> Delivered {
         let deadline = Instant::now() + linger;
-        self.wait_for_subscribers(deadline).await;
+        self.wait_for_subscribers(deadline, patient).await;
         let (mut nodes, mut behind) = (HashSet::new(), 0);
         for channel in self.channels.values() {
             let delivered = channel.wait_for_delivery(deadline.saturating_duration_since(Instant::now())).await;
@@ -115,27 +118,32 @@ impl Session<'_> {
         Delivered { events: self.events, subscribers, complete: subscribers.saturating_sub(behind) }
     }
 
-    /// A node that has just started has not found its peers, nor they its channels: they get a moment, and a late
-    /// subscriber is served from what is kept.
-    async fn wait_for_subscribers(&self, deadline: Instant) {
-        if !self.subscribers().is_empty() || self.served.started.elapsed() > YOUNG {
-            return;
-        }
+    /// Whoever subscribes hears of a channel a moment after it was opened, and of a node that has just started a moment
+    /// after it was found. They get that moment; a late subscriber is served from what is kept.
+    async fn wait_for_subscribers(&self, deadline: Instant, patient: bool) {
+        let node = &self.served.node;
         let now = Instant::now();
-        let find_until = match (self.served.knew_peers, self.served.mdns) {
-            (true, _) => deadline,
-            (false, true) => deadline.min(now + FINDING),
-            // Whoever has the ticket may still come, but nobody is expected.
-            (false, false) => now,
+        let young = self.served.started.elapsed() <= YOUNG;
+        let find_until = if patient || young && self.served.knew_peers {
+            deadline
+        } else if young && self.served.mdns || !node.endpoint().known_peers().is_empty() {
+            now + FINDING
+        } else {
+            now
         };
-        while linked(&self.served.node) == 0 && Instant::now() < find_until {
+        self.wait_until(find_until.min(deadline), || linked(node) > 0).await;
+        let subscribe_until = if linked(node) > 0 { Instant::now() + SUBSCRIBING } else { self.began + SETTLING };
+        self.wait_until(subscribe_until.min(deadline), || false).await;
+        // The first is not the last: the other neighbours have a moment too.
+        let others_until = (self.began + SETTLING).min(deadline);
+        while self.subscribers().len() < linked(node) && Instant::now() < others_until {
             tokio::time::sleep(POLL).await;
         }
-        if linked(&self.served.node) == 0 {
-            return;
-        }
-        let until = deadline.min(Instant::now() + SUBSCRIBING);
-        while self.subscribers().is_empty() && Instant::now() < until {
+    }
+
+    /// Waits until this holds, or somebody is subscribed, or the time has come.
+    async fn wait_until(&self, until: Instant, holds: impl Fn() -> bool) {
+        while self.subscribers().is_empty() && !holds() && Instant::now() < until {
             tokio::time::sleep(POLL).await;
         }
     }

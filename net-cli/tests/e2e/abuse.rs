@@ -1,6 +1,7 @@
 //! What a broken or hostile program of the same user does to the control socket.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
+use std::net::Shutdown;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -12,8 +13,9 @@ fn say(node: &Node, line: &[u8]) -> String {
     stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a time-out");
     // The other end may hang up before it has read all: that is an answer too.
     let _ = stream.write_all(line);
+    let _ = stream.shutdown(Shutdown::Write);
     let mut answer = String::new();
-    let _ = BufReader::new(stream).read_line(&mut answer);
+    let _ = stream.read_to_string(&mut answer);
     answer
 }
 

@@ -40,6 +40,7 @@ fn a_week_of_earthquakes_reaches_a_second_node_whole() {
     let _up = a.up();
     b.join(&a.ticket());
     let sub = b.subscribe(&["quakes/*", "--count", "1707", "--json"]);
+    a.wait_for_link();
     let out = a.run(&["pub", "quakes", WEEK, "--channel-field", "net", "--key-field", "id"]).ok();
     assert_eq!(out, "published 1707 events, delivered to 1 subscriber\n");
     let out = sub.end().ok();
@@ -160,7 +161,8 @@ fn resume_goes_on_where_it_stood_also_after_kill_9() {
         std::thread::yield_now();
     }
     second.kill();
-    a.run(&["pub", "numbers", "5"]).ok();
+    // Its node has not noticed yet that the subscriber is gone, and would wait for it.
+    a.run(&["pub", "numbers", "5", "--linger", "10ms"]);
     let third = b.run(&[&args[..], &["--count", "1"]].concat()).ok();
     assert!(third.contains("numbers 5"), "{third}");
 }

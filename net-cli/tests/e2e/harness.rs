@@ -100,6 +100,14 @@ impl Node {
         up
     }
 
+    /// Asks until it is linked to somebody.
+    pub fn wait_for_link(&self) {
+        let deadline = Instant::now() + DEADLINE;
+        while !self.run(&["peers", "--json"]).ok().contains("\"linked\":true") {
+            assert!(Instant::now() < deadline, "no link");
+        }
+    }
+
     pub fn ticket(&self) -> String {
         self.run(&["ticket"]).ok().trim().to_owned()
     }

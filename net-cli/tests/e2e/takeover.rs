@@ -76,7 +76,7 @@ fn attached_publisher_sends_again_what_was_not_confirmed() {
     let up = a.up();
     b.join(&a.ticket());
     let mut sub = b.subscribe(&["numbers"]);
-    let mut publish = a.start_fed(&["pub", "numbers", "-", "--linger", "20s"]);
+    let mut publish = a.start_fed(&["pub", "numbers", "-", "--linger", "50s"]);
     (0..100).for_each(|n| publish.feed(&format!("{n}\n")));
     sub.wait_for("numbers 99");
     up.kill();
@@ -100,11 +100,15 @@ fn up_stands_by_and_takes_over() {
     first.kill();
     // Either of the two may become the node now; the other attaches to it.
     second.wait_for_err("taking over");
-    second.wait_for("node");
+    let took_over = second.wait_for("node").contains("is up");
+    sub.wait_for_err("going on without it");
     node.run(&["pub", "news", "hello"]).ok();
     sub.wait_for("news hello");
     second.signal(Signal::TERM);
     assert_eq!(second.end().code, Some(0));
+    if took_over {
+        sub.wait_for_err("going on without it");
+    }
     // Of the node, the subscriber is left.
     node.run(&["pub", "news", "again"]).ok();
     sub.wait_for("news again");

@@ -50,7 +50,7 @@ fn commands_that_are_typed_wrongly() {
         (&["join", "net1abcdefgh"], "copy it again", "net ticket"),
         (&["up", "--join", "hello"], "begins with \"net1\"", "net ticket"),
         (&["up", "--listen", "nowhere"], "invalid value 'nowhere'", "--help"),
-        (&["--dir", "", "up"], "the directory is empty", "net --dir DIRECTORY"),
+        (&["--dir", "", "up"], "a value is required for '--dir", "--help"),
         (&["channels", "a//b"], "is no pattern", "net sub"),
         (&["completions"], "<SHELL>", "--help"),
         (&["completions", "tcsh"], "invalid value 'tcsh'", "bash"),
@@ -82,7 +82,7 @@ fn input_that_cannot_be_published() {
         (&["pub", "a", &large], "more than 1048576 bytes", "divide it"),
     ];
     for (args, says, next) in wrong {
-        check(&node.run(&[args, &["--linger", "10ms"]].concat()), 1, says, next);
+        check(&node.run(&[*args, &["--linger", "10ms"][..]].concat()), 1, says, next);
     }
 }
 
