@@ -38,6 +38,7 @@ pub(crate) type Guard = Box<dyn Any + Send>;
 pub(crate) enum Driver {
     Ours,
     ZenohTls,
+    ZenohTlsDeep,
     ZenohTcp,
     ZenohQuic,
     NatsTls,
@@ -70,13 +71,18 @@ impl Driver {
                 "zenoh, peer to peer, TLS 1.3 by rustls and ring; congestion Block, batching on, callback subscriber; \
                  express for latency"
             }
-            Self::ZenohTcp => "zenoh as above, plain TCP",
-            Self::ZenohQuic => "zenoh as above, QUIC",
+            Self::ZenohTlsDeep => {
+                "zenoh-tls with a queue of 16 batches in place of 2 and a receive buffer of 1 MiB in place of 64 KiB"
+            }
+            Self::ZenohTcp => "zenoh-tls with plain TCP",
+            Self::ZenohQuic => "zenoh-tls with QUIC",
             Self::NatsTls => "nats-server, core subjects, TLS 1.3 by rustls and ring; the client's defaults",
             Self::Nats => "nats-server, core subjects, plain TCP; the client's defaults",
             Self::NetMesh => "net-mesh, its defaults (fire and forget), a sink on the receive path, one event a call",
             Self::NetMeshReliable => "net-mesh with reliable streams, else as above",
-            Self::Redis => "Redis Streams, no persistence, XADD with 512 in flight on one connection, XREAD COUNT 1000",
+            Self::Redis => {
+                "Redis Streams, no persistence; queued events go as one pipeline of at most 512 XADDs, XREAD COUNT 1000"
+            }
             Self::RedisEverysec => "Redis Streams, AOF, fsync every second: an ack means that at most 1 s is lost",
             Self::RedisAlways => "Redis Streams, AOF, fsync always: an ack means on disk",
             Self::Jetstream => "JetStream, file storage, its defaults: an ack means in the kernel's memory",
@@ -97,6 +103,7 @@ impl Driver {
                 matches!(suite, Pub | Fan | Latency)
             }
             Self::NetMesh | Self::NetMeshReliable => matches!(suite, Pub | Fan | Latency),
+            Self::ZenohTlsDeep => matches!(suite, Pub | Fan),
             Self::Redis => matches!(suite, Pub | Fan | Latency | Replay),
             Self::RedisEverysec | Self::RedisAlways | Self::JetstreamAlways => matches!(suite, Durable),
             Self::Jetstream | Self::Okaywal | Self::Fjall | Self::Redb => matches!(suite, Durable | Replay),
@@ -135,7 +142,7 @@ impl Driver {
     pub(crate) fn krate(self) -> Option<&'static str> {
         match self {
             Self::Ours => Some("net"),
-            Self::ZenohTls | Self::ZenohTcp | Self::ZenohQuic => Some("zenoh"),
+            Self::ZenohTls | Self::ZenohTlsDeep | Self::ZenohTcp | Self::ZenohQuic => Some("zenoh"),
             Self::NatsTls | Self::Nats | Self::Jetstream | Self::JetstreamAlways => Some("async-nats"),
             Self::NetMesh | Self::NetMeshReliable => Some("net-mesh"),
             Self::Redis | Self::RedisEverysec | Self::RedisAlways => Some("redis"),
@@ -154,7 +161,7 @@ pub(crate) async fn publisher(mut context: Context) -> Result<()> {
             let publisher = nats::Publisher::connect(&mut context).await?;
             role::publish(context, publisher).await
         }
-        Driver::ZenohTcp | Driver::ZenohTls | Driver::ZenohQuic => {
+        Driver::ZenohTcp | Driver::ZenohTls | Driver::ZenohTlsDeep | Driver::ZenohQuic => {
             let publisher = zenoh::Publisher::connect(&mut context).await?;
             role::publish(context, publisher).await
         }
@@ -179,7 +186,9 @@ pub(crate) async fn publisher(mut context: Context) -> Result<()> {
 pub(crate) async fn subscribe(context: &mut Context, tally: Tally) -> Result<Guard> {
     match context.spec.driver {
         Driver::Nats | Driver::NatsTls => nats::subscribe(context, tally).await,
-        Driver::ZenohTcp | Driver::ZenohTls | Driver::ZenohQuic => zenoh::subscribe(context, tally).await,
+        Driver::ZenohTcp | Driver::ZenohTls | Driver::ZenohTlsDeep | Driver::ZenohQuic => {
+            zenoh::subscribe(context, tally).await
+        }
         Driver::Redis => redis::subscribe(context, tally).await,
         Driver::NetMesh | Driver::NetMeshReliable => net_mesh::subscribe(context, tally).await,
         #[cfg(feature = "ours")]

@@ -46,13 +46,13 @@ impl Publish for Publisher {
 pub(crate) async fn subscribe(context: &mut Context, mut tally: Tally) -> Result<Guard> {
     let table = context.exchange(serde_json::Value::Null).await?;
     let ticket = serde_json::from_value::<String>(table.publisher)?.parse()?;
-    let node = Node::builder().ephemeral().mdns(false).listen("127.0.0.1:0".parse()?).join(ticket).start().await?;
+    let node = Node::builder().ephemeral().mdns(false).listen("127.0.0.1:0".parse()?).ticket(ticket).start().await?;
     let mut subscription = node.subscribe(CHANNEL).await?;
     tokio::spawn(async move {
         let progress = tally.progress();
         while let Some(item) = subscription.next().await {
             match item {
-                Ok(Item::Event(event)) => tally.take(&event.payload),
+                Ok(Item::Event(event)) => tally.take(event.payload()),
                 // A gap, a break in the chain, an equivocation: a run with any of them does not count.
                 Ok(item) => return progress.fail(format!("{item:?}")),
                 Err(error) => return progress.fail(error),

@@ -5,9 +5,9 @@ use std::time::Instant;
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{AsyncConnectionConfig, Client, Cmd, RedisError, Value};
 use anyhow::{Context as _, Result, bail, ensure};
-use futures_util::future::BoxFuture;
+use futures_util::TryStreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _};
+use tokio::sync::{mpsc, watch};
 
 use crate::drivers::{Guard, Publish};
 use crate::load::{Payload, Tally};
@@ -16,14 +16,8 @@ use crate::role::{Appended, Context, Job, Spec};
 const STREAM: &str = "bench";
 const FIELD: &str = "e";
 
-/// XADDs on their way at a time when publishing.
+/// XADDs that wait, and that one pipeline holds at most.
 const IN_FLIGHT: usize = 512;
-
-/// Commands that the connection's queue holds: more than are ever on their way.
-const QUEUE_LEN: usize = 2_048;
-
-/// XADDs on their way at a time when records are put there for a replay.
-const PRELOAD_IN_FLIGHT: usize = 1_024;
 
 /// A stream is cut to about this many bytes of payload, so that a run does not fill the memory.
 const STREAM_BYTES_MAX: usize = 1 << 30;
@@ -34,59 +28,81 @@ const READ_COUNT: usize = 1_000;
 async fn connect(spec: &Spec) -> Result<MultiplexedConnection> {
     let port = spec.server.context("this driver needs a server")?;
     let client = Client::open(format!("redis://127.0.0.1:{port}/"))?;
-    // A blocking read may take longer than the default of half a second. A command that finds the connection's queue
-    // full waits beside others and may come behind them, so the queue holds all that are on their way.
-    let config = AsyncConnectionConfig::new().set_response_timeout(None).set_pipeline_buffer_size(QUEUE_LEN);
+    // A blocking read may take longer than the default of half a second.
+    let config = AsyncConnectionConfig::new().set_response_timeout(None);
     Ok(client.get_multiplexed_async_connection_with_config(&config).await?)
 }
 
-type Adds = FuturesUnordered<BoxFuture<'static, Result<Value, RedisError>>>;
-
-fn add(connection: &MultiplexedConnection, entries_max: Option<usize>, payload: &[u8]) -> Adding {
+fn add(entries_max: Option<usize>, payload: &[u8]) -> Cmd {
     let mut command = ::redis::cmd("XADD");
     command.arg(STREAM);
     if let Some(max) = entries_max {
         command.arg("MAXLEN").arg("~").arg(max);
     }
     command.arg("*").arg(FIELD).arg(payload);
-    let mut connection = connection.clone();
-    async move { send(&mut connection, &command).await }.boxed()
+    command
 }
-
-type Adding = BoxFuture<'static, Result<Value, RedisError>>;
 
 async fn send(connection: &mut MultiplexedConnection, command: &Cmd) -> Result<Value, RedisError> {
     command.query_async(connection).await
 }
 
+/// Publishes in order: what is queued goes as one pipeline, and the next one when that is answered.
+///
+/// Commands that are in flight beside each other on one connection may overtake each other on their way into it.
+#[derive(Debug)]
 pub(crate) struct Publisher {
-    connection: MultiplexedConnection,
-    adds: Adds,
+    queue: mpsc::Sender<Vec<u8>>,
+    published: u64,
+    answered: watch::Receiver<u64>,
 }
 
 impl Publisher {
     pub(crate) async fn connect(context: &mut Context) -> Result<Self> {
         let connection = connect(&context.spec).await?;
         context.exchange(serde_json::Value::Null).await?;
-        Ok(Self { connection, adds: Adds::new() })
+        let entries_max = Some(STREAM_BYTES_MAX / context.spec.payload_len);
+        Ok(Self::start(connection, entries_max))
+    }
+
+    fn start(connection: MultiplexedConnection, entries_max: Option<usize>) -> Self {
+        let (queue, waiting) = mpsc::channel(IN_FLIGHT);
+        let (answers, answered) = watch::channel(0);
+        tokio::spawn(pipeline(connection, entries_max, waiting, answers));
+        Self { queue, published: 0, answered }
+    }
+}
+
+/// Ends, and with it `answers`, when the connection fails or nobody publishes any more.
+async fn pipeline(
+    mut connection: MultiplexedConnection,
+    entries_max: Option<usize>,
+    mut queue: mpsc::Receiver<Vec<u8>>,
+    answers: watch::Sender<u64>,
+) {
+    let mut payloads = Vec::with_capacity(IN_FLIGHT);
+    while queue.recv_many(&mut payloads, IN_FLIGHT).await > 0 {
+        let count = payloads.len() as u64;
+        let mut pipe = ::redis::pipe();
+        for payload in payloads.drain(..) {
+            pipe.add_command(add(entries_max, &payload)).ignore();
+        }
+        if let Err(error) = pipe.query_async::<()>(&mut connection).await {
+            eprintln!("{error}");
+            return;
+        }
+        answers.send_modify(|answered| *answered += count);
     }
 }
 
 impl Publish for Publisher {
     async fn publish(&mut self, payload: &[u8]) -> Result<()> {
-        while self.adds.len() >= IN_FLIGHT {
-            self.adds.try_next().await?;
-        }
-        self.adds.push(add(&self.connection, Some(STREAM_BYTES_MAX / payload.len()), payload));
-        // A first poll hands the command to the connection; answers that are there are taken along.
-        while let Some(Some(answer)) = self.adds.next().now_or_never() {
-            answer?;
-        }
-        Ok(())
+        self.published += 1;
+        self.queue.send(payload.to_vec()).await.context("the connection to redis failed")
     }
 
     async fn settle(&mut self) -> Result<()> {
-        while self.adds.try_next().await?.is_some() {}
+        self.answered.wait_for(|answered| *answered >= self.published).await?;
         Ok(())
     }
 }
@@ -134,36 +150,27 @@ fn take(entries: &[Value], last: &mut String, tally: &mut Tally) -> Result<usize
     Ok(entries.len())
 }
 
-/// Keeps `in_flight` XADDs unacknowledged until `more` says that it is enough.
-async fn append_while(
-    connection: &MultiplexedConnection,
-    payload_len: usize,
-    in_flight: usize,
-    mut more: impl FnMut(u64) -> bool,
-) -> Result<u64> {
-    let mut payload = Payload::new(payload_len);
-    let mut adds = Adds::new();
+pub(crate) async fn append(spec: &Spec) -> Result<Appended> {
+    let Job::Append { in_flight } = spec.job else { bail!("this is no append") };
+    let mut connection = connect(spec).await?;
+    let mut payload = Payload::new(spec.payload_len);
+    let mut adds = FuturesUnordered::new();
     let (mut seq, mut acknowledged) = (0, 0);
-    while more(seq) {
+    let begin = Instant::now();
+    let end = begin + spec.duration();
+    while Instant::now() < end {
         if adds.len() >= in_flight {
             adds.try_next().await?;
             acknowledged += 1;
         }
-        adds.push(add(connection, None, payload.event(seq, 0)));
+        let command = add(None, payload.event(seq, 0));
+        let mut connection = connection.clone();
+        adds.push(async move { send(&mut connection, &command).await });
         seq += 1;
     }
     while adds.try_next().await?.is_some() {
         acknowledged += 1;
     }
-    Ok(acknowledged)
-}
-
-pub(crate) async fn append(spec: &Spec) -> Result<Appended> {
-    let Job::Append { in_flight } = spec.job else { bail!("this is no append") };
-    let mut connection = connect(spec).await?;
-    let begin = Instant::now();
-    let end = begin + spec.duration();
-    let acknowledged = append_while(&connection, spec.payload_len, in_flight, |_| Instant::now() < end).await?;
     let secs = begin.elapsed().as_secs_f64();
     let found = ::redis::cmd("XLEN").arg(STREAM).query_async(&mut connection).await?;
     Ok(Appended { acknowledged, found, secs })
@@ -171,7 +178,12 @@ pub(crate) async fn append(spec: &Spec) -> Result<Appended> {
 
 pub(crate) async fn preload(spec: &Spec, records: u64) -> Result<()> {
     let mut connection = connect(spec).await?;
-    append_while(&connection, spec.payload_len, PRELOAD_IN_FLIGHT, |seq| seq < records).await?;
+    let mut publisher = Publisher::start(connection.clone(), None);
+    let mut payload = Payload::new(spec.payload_len);
+    for seq in 0..records {
+        publisher.publish(payload.event(seq, 0)).await?;
+    }
+    publisher.settle().await?;
     let found: u64 = ::redis::cmd("XLEN").arg(STREAM).query_async(&mut connection).await?;
     ensure!(found == records, "the stream has {found} of {records} records");
     Ok(())

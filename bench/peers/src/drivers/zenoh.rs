@@ -23,10 +23,14 @@ fn config(spec: &Spec, settings: &[(&str, Value)]) -> Result<Config> {
     // Nobody else is to be found: what is measured are these processes.
     set("scouting/multicast/enabled", &json!(false))?;
     set("scouting/gossip/enabled", &json!(false))?;
-    if matches!(spec.driver, Driver::ZenohTls | Driver::ZenohQuic) {
+    if matches!(spec.driver, Driver::ZenohTls | Driver::ZenohTlsDeep | Driver::ZenohQuic) {
         set("transport/link/tls/root_ca_certificate", &json!(spec.tls.ca))?;
         set("transport/link/tls/listen_certificate", &json!(spec.tls.cert))?;
         set("transport/link/tls/listen_private_key", &json!(spec.tls.key))?;
+    }
+    if spec.driver == Driver::ZenohTlsDeep {
+        set("transport/link/tx/queue/size/data", &json!(16))?;
+        set("transport/link/rx/buffer_size", &json!(1 << 20))?;
     }
     for (name, value) in settings {
         set(name, value)?;
@@ -55,7 +59,7 @@ pub(crate) struct Publisher {
 impl Publisher {
     pub(crate) async fn connect(context: &mut Context) -> Result<Self> {
         let scheme = match context.spec.driver {
-            Driver::ZenohTls => "tls",
+            Driver::ZenohTls | Driver::ZenohTlsDeep => "tls",
             Driver::ZenohQuic => "quic",
             _ => "tcp",
         };
@@ -63,8 +67,7 @@ impl Publisher {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let endpoint = format!("{scheme}/127.0.0.1:{port}");
         let session = open(config(&context.spec, &[("listen/endpoints", json!([endpoint]))])?).await?;
-        let express =
-            matches!(context.spec.job, Job::Latency { .. }) && std::env::var_os("PEERS_ZENOH_EXPRESS_OFF").is_none();
+        let express = matches!(context.spec.job, Job::Latency { .. });
         let publisher = session
             .declare_publisher(KEY)
             .congestion_control(CongestionControl::Block)
