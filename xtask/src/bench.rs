@@ -16,7 +16,7 @@ pub(crate) struct Args {
 
 /// Programs of the workspace `bench/`: ours against a peer, in the same run.
 const COMPARISONS: &[(&str, &str)] =
-    &[("link", "bulk goodput of one stream against quinn with rustls and ChaCha20-Poly1305")];
+    &[("link", "bulk goodput of a stream of an endpoint against quinn with rustls and ChaCha20-Poly1305")];
 
 /// Runs the benchmark of that name, or lists them all.
 pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
