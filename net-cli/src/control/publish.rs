@@ -42,7 +42,8 @@ pub(super) async fn serve<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     writer: &mut LineWriter<W>,
     cancel: &CancellationToken,
 ) -> Result<(), Stop> {
-    let mut session = Session { served, channels: HashMap::new(), receipts: VecDeque::new(), events: 0, began: Instant::now() };
+    let mut session =
+        Session { served, channels: HashMap::new(), receipts: VecDeque::new(), events: 0, began: Instant::now() };
     loop {
         let feed = match cancel.run_until_cancelled(reader.next::<Feed>()).await {
             Some(feed) => feed?,
