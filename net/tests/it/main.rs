@@ -1,1 +1,3 @@
-fn main() {}
+//! Nodes with and without a directory.
+
+mod directory;
