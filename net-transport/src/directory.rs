@@ -367,6 +367,10 @@ impl Directory {
         if bytes.len() > ADVERT_LEN_MAX {
             return counters.adverts_dropped_invalid.one();
         }
+        // A neighbour speaks for itself: what others say of it could fill its quota with channels it never had.
+        if from != &id.node && self.links.contains_key(&id.node) {
+            return counters.adverts_dropped_stale.one();
+        }
         let old = known.adverts.get(&id.key);
         if old.is_some_and(|old| old.seq >= id.seq) {
             return counters.adverts_dropped_stale.one();

@@ -27,6 +27,8 @@ pub(crate) struct Inner {
     pub(crate) signer: Arc<dyn Signer>,
     pub(crate) given: Arc<Given>,
     pub(crate) producers: Mutex<HashMap<Pair, Arc<Producer>>>,
+    /// Streams that subscribers have open here.
+    pub(crate) streams: Mutex<HashMap<NodeId, usize>>,
     pub(crate) grants: broadcast::Sender<(NodeId, Arc<Vec<u8>>)>,
     pub(crate) floor: Mutex<Option<FloorFile>>,
     pub(crate) commands: mpsc::Sender<Command>,

@@ -13,11 +13,13 @@ mod typed;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use net_identity::{EntityId, SignError, Signer};
 use net_transport::{Endpoint, Inbox, NodeId, Pair};
 use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -179,6 +181,8 @@ pub struct ChannelInfo {
     pub class: Class,
 }
 
+/// How long closing waits for subscribers that are full.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 const COMMANDS_LEN: usize = 1_024;
 const GRANTS_LEN: usize = 4_096;
 
@@ -201,6 +205,7 @@ impl Bus {
             signer,
             given: Arc::default(),
             producers: Mutex::default(),
+            streams: Mutex::default(),
             grants: broadcast::Sender::new(GRANTS_LEN),
             floor: Mutex::new(floor),
             commands,
@@ -275,7 +280,11 @@ impl Bus {
         let producers: Vec<_> = lock(&self.inner.producers).values().cloned().collect();
         for producer in producers {
             producer.close();
-            producer.flush().await;
+            // A subscriber that takes nothing must not keep this node from ending.
+            if timeout(CLOSE_TIMEOUT, producer.flush()).await.is_err() {
+                tracing::warn!(channel = %producer.name, "closed before its subscribers took everything");
+                producer.abandon();
+            }
         }
         self.inner.cancel.cancel();
         self.inner.tasks.close();
@@ -335,7 +344,7 @@ impl Bus {
         // A scope of its own, so that the future of `open` can move between threads.
         let (producer, key, advert) = {
             let mut producers = lock(&inner.producers);
-            if let Some(producer) = producers.get(&pair) {
+            if let Some(producer) = producers.get(&pair).filter(|producer| !producer.is_closed()) {
                 return Ok(producer.clone());
             }
             let incarnation = self.begin_incarnation()?;
@@ -359,7 +368,9 @@ impl Bus {
         };
         inner.endpoint.serve(pair);
         self.tell(key, advert).await;
-        inner.tasks.spawn(producer.clone().run(inner.endpoint.clone(), inner.given.clone()));
+        let run = producer.clone().run(inner.endpoint.clone(), inner.given.clone());
+        let cancel = inner.cancel.clone();
+        inner.tasks.spawn(async move { cancel.run_until_cancelled(run).await });
         Ok(producer)
     }
 
@@ -407,7 +418,10 @@ impl Bus {
 
     pub(crate) async fn close_producer(&self, producer: &Arc<Producer>) {
         producer.close();
-        producer.flush().await;
+        if timeout(CLOSE_TIMEOUT, producer.flush()).await.is_err() {
+            tracing::warn!(channel = %producer.name, "closed before its subscribers took everything");
+            producer.abandon();
+        }
         match self.advert(producer, ChannelOptions::default(), true) {
             Ok((key, advert)) => self.tell(key, advert).await,
             Err(error) => tracing::warn!(%error, "the end of a channel is not advertised"),

@@ -182,6 +182,11 @@ impl Producer {
         if before < unix_ms { unix_ms } else { self.advert_seq.fetch_add(1, Ordering::Relaxed) + 1 }
     }
 
+    /// Whether it takes no more events.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.staging().closed.is_some()
+    }
+
     /// Takes no more events; what is queued is still sealed and sent.
     pub(crate) fn close(&self) {
         let mut staging = self.staging();
@@ -189,6 +194,15 @@ impl Producer {
         drop(staging);
         self.wake.notify_one();
         self.room.notify_waiters();
+    }
+
+    /// Gives up what is queued and not sealed; whoever waits for it is told.
+    pub(crate) fn abandon(&self) {
+        let mut staging = self.staging();
+        staging.bytes = 0;
+        for open in staging.open.drain(..) {
+            open.ack.complete(Err(PublishError::Closed));
+        }
     }
 
     /// The task: seals and sends until the producer is closed and its queue empty.
@@ -249,6 +263,9 @@ impl Producer {
             causes.truncate(PARENTS_MAX.saturating_sub(open.after.len()));
         }
         let mut parents: Vec<Parent> = causes.into_iter().map(|(_, parent)| parent).collect();
+        // Two origins whose short ids clash have room for one parent; a batch names each short id once.
+        parents.sort_unstable_by_key(|parent| (parent.origin, std::cmp::Reverse(parent.seq)));
+        parents.dedup_by_key(|parent| parent.origin);
         for after in open.after.drain(..) {
             match parents.iter_mut().find(|parent| parent.origin == after.origin) {
                 // An origin's later event has its earlier ones as causes.

@@ -170,7 +170,9 @@ impl Publisher {
                 }
                 Ok(vec![])
             }
-            Message::Fetch { id, range, .. } => Ok(vec![self.fetch(id, range)]),
+            Message::Fetch { id, range, .. } if self.subscribers.contains_key(&from) => Ok(vec![self.fetch(id, range)]),
+            // Whoever has not subscribed is told nothing.
+            Message::Fetch { .. } => Ok(vec![]),
             Message::Received { next, .. } => {
                 if let Some(subscriber) = self.subscribers.get_mut(&from) {
                     // A claim beyond what exists would count events as received that are still to come.

@@ -109,7 +109,13 @@ pub(super) async fn speak(
             continue;
         }
         shared.counters.control_messages_sent.add(count);
-        match send.write_all(&bytes).await {
+        let written = tokio::select! {
+            biased;
+            written = send.write_all(&bytes) => written,
+            // A peer that reads nothing while it asks for more and more.
+            () = link.control.overflowed.notified() => return CloseCode::CONTROL_OVERFLOW,
+        };
+        match written {
             Ok(()) => {}
             // The task ends with the connection.
             Err(quinn::WriteError::ConnectionLost(_)) => return std::future::pending().await,
