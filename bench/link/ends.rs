@@ -1,10 +1,10 @@
-//! The endpoints that are compared: the same quinn, socket and transport settings, another crypto.
+//! quinn alone, twice: the same socket and transport settings, another crypto.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use data_encoding::BASE64;
 use net_transport::crypto::{self, ConnectionIds, Entropy, LinkIdentity};
 use net_transport::{Mesh, MeshId, NodeKeys, OpenAdmission, Psk, Seed};
@@ -33,21 +33,22 @@ const SOCKET_BUFFER: usize = 4 << 20;
 /// The psk generation of the benchmark's mesh.
 const GENERATION: u8 = 0;
 /// Seeds of the two nodes: a benchmark has no secrets.
-const RECEIVER: [u8; 32] = [1; 32];
-const SENDER: [u8; 32] = [2; 32];
+pub(crate) const RECEIVER: [u8; 32] = [1; 32];
+pub(crate) const SENDER: [u8; 32] = [2; 32];
 const NAME: &str = "receiver";
 
 /// An endpoint that accepts, and what a sender needs to know of it in text.
 pub(crate) fn receiver(kind: Kind, mtu: u16) -> Result<(Endpoint, String)> {
     let (mut server, mut endpoint, proof) = match kind {
-        Kind::Ours => {
+        Kind::Bare => {
             let identity = identity(RECEIVER);
             let admission = Arc::new(OpenAdmission);
             let config = crypto::server_config(identity.clone(), admission, Entropy::system());
             let server = ServerConfig::new(config, crypto::token_key(identity.keys()));
             let proof = BASE64.encode(&identity.keys().binding().to_bytes());
-            (server, our_endpoint(RECEIVER), proof)
+            (server, bare_endpoint(RECEIVER), proof)
         }
+        Kind::Ours => bail!("an endpoint of net-transport is made elsewhere"),
         Kind::Peer => {
             let made = rcgen::generate_simple_self_signed([NAME.to_owned()]).context("make a certificate")?;
             let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
@@ -71,13 +72,14 @@ pub(crate) fn receiver(kind: Kind, mtu: u16) -> Result<(Endpoint, String)> {
 pub(crate) fn sender(kind: Kind, mtu: u16, proof: &str) -> Result<(Endpoint, &'static str)> {
     let proof = BASE64.decode(proof.as_bytes()).context("read the receiver's proof")?;
     let (mut client, mut config) = match kind {
-        Kind::Ours => {
+        Kind::Bare => {
             let identity = identity(SENDER);
             let remote = net_transport::StaticBinding::parse(&proof)?;
             let mut client = ClientConfig::new(crypto::client_config(identity.clone(), remote, Entropy::system()));
             client.version(crypto::version(GENERATION));
-            (client, our_endpoint(SENDER))
+            (client, bare_endpoint(SENDER))
         }
+        Kind::Ours => bail!("an endpoint of net-transport is made elsewhere"),
         Kind::Peer => {
             let mut roots = RootCertStore::empty();
             roots.add(CertificateDer::from(proof))?;
@@ -120,12 +122,15 @@ fn socket() -> Result<UdpSocket> {
     Ok(socket.into())
 }
 
-fn identity(seed: [u8; 32]) -> Arc<LinkIdentity> {
-    let mesh = Mesh::new(MeshId([7; 32]), GENERATION, Psk::new([9; 32]));
-    Arc::new(LinkIdentity::new(NodeKeys::from_seed(&Seed::new(seed)), mesh))
+pub(crate) fn mesh() -> Mesh {
+    Mesh::new(MeshId([7; 32]), GENERATION, Psk::new([9; 32]))
 }
 
-fn our_endpoint(seed: [u8; 32]) -> EndpointConfig {
+fn identity(seed: [u8; 32]) -> Arc<LinkIdentity> {
+    Arc::new(LinkIdentity::new(NodeKeys::from_seed(&Seed::new(seed)), mesh()))
+}
+
+fn bare_endpoint(seed: [u8; 32]) -> EndpointConfig {
     let keys = NodeKeys::from_seed(&Seed::new(seed));
     let mut config = EndpointConfig::new(crypto::reset_key(&keys));
     config.supported_versions(crypto::versions());

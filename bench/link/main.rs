@@ -1,15 +1,17 @@
-//! One bulk stream over quinn: with net-transport's handshake and packets, and with rustls, in the same run.
+//! One bulk stream: over an endpoint of net-transport, over quinn with its crypto, and over quinn with rustls, in the
+//! same run.
 
 #![forbid(unsafe_code)]
 
 mod ends;
+mod through;
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use clap::{Parser, ValueEnum};
 use net_bench::{Quartiles, pin, version_of};
@@ -18,14 +20,15 @@ use serde_json::json;
 #[derive(Debug, Parser)]
 #[command(name = "link", about = "Goodput of one bulk stream: ours against quinn with rustls and ChaCha20-Poly1305")]
 struct Args {
-    /// Pairs of runs; at least 7 for a figure that is quoted.
+    /// Rounds, each with one run of everyone; at least 7 for a figure that is quoted.
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..))]
     pairs: u32,
     /// Bytes counted in each run, in MiB, after a warm-up of 64 MiB.
     #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
     mib: u64,
-    /// The largest datagram that either may find, in bytes.
-    #[arg(long, default_value_t = 6500, value_parser = clap::value_parser!(u16).range(1200..=6500))]
+    /// The largest datagram that quinn may find, in bytes. An endpoint of ours finds up to 6500, so with less it is left
+    /// out.
+    #[arg(long, default_value_t = ENDPOINT_MTU, value_parser = clap::value_parser!(u16).range(1200..=6500))]
     mtu: u16,
     /// Every run, as JSON.
     #[arg(long)]
@@ -46,13 +49,40 @@ enum Role {
     Receive,
 }
 
-/// Which crypto the link has.
+/// What the stream goes over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Kind {
+    /// An endpoint of net-transport.
     Ours,
+    /// quinn with net-transport's handshake and packets, and nothing else of it.
+    Bare,
+    /// quinn with rustls.
     Peer,
 }
 
+impl Kind {
+    /// Its name, as a child process is given it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ours => "ours",
+            Self::Bare => "bare",
+            Self::Peer => "peer",
+        }
+    }
+
+    fn says(self) -> String {
+        match self {
+            Self::Ours => "net_transport::Endpoint, a stream of `open_bi`".to_owned(),
+            Self::Bare => format!("quinn {} with its Noise and ChaCha20-Poly1305", version_of("quinn")),
+            Self::Peer => {
+                format!("the same quinn with rustls {} and ChaCha20-Poly1305 (ring)", version_of("rustls"))
+            }
+        }
+    }
+}
+
+/// The datagrams that an endpoint of net-transport finds, in bytes.
+const ENDPOINT_MTU: u16 = 6500;
 /// Bytes before the clock starts: congestion control and MTU discovery have settled by then.
 const WARM_UP: u64 = 64 << 20;
 /// Bytes of one write.
@@ -69,9 +99,11 @@ fn main() -> Result<()> {
             })?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
-                match role {
-                    Role::Receive => receive(kind, &args).await,
-                    Role::Send => send(kind, &args).await,
+                match (role, kind) {
+                    (Role::Receive, Kind::Ours) => through::receive().await,
+                    (Role::Receive, _) => receive(kind, &args).await,
+                    (Role::Send, Kind::Ours) => through::send(target(&args)?, &args).await,
+                    (Role::Send, _) => send(kind, &args).await,
                 }
             })
         }
@@ -79,50 +111,71 @@ fn main() -> Result<()> {
     }
 }
 
-/// Alternates runs of both and prints what came out.
+/// Where a sender is told to send to.
+fn target(args: &Args) -> Result<&str> {
+    args.to.as_deref().context("a sender is told where to")
+}
+
+/// Everything that one kind's runs gave.
+struct Row {
+    kind: Kind,
+    /// MB/s of each round.
+    rates: Vec<f64>,
+    /// Against the peer's run of the same round.
+    ratios: Vec<f64>,
+}
+
+/// Alternates runs of everyone and prints what came out.
 fn compare(args: &Args) -> Result<()> {
-    let (mut ours, mut peer, mut ratio) = (Vec::new(), Vec::new(), Vec::new());
-    for pair in 0..args.pairs {
-        // Who goes first alternates, so that a machine that warms up or slows down favours neither.
-        let order = if pair % 2 == 0 { [Kind::Ours, Kind::Peer] } else { [Kind::Peer, Kind::Ours] };
-        for kind in order {
-            let rate = one_run(kind, args)?;
-            match kind {
-                Kind::Ours => ours.push(rate),
-                Kind::Peer => peer.push(rate),
-            }
+    let kinds: &[Kind] =
+        if args.mtu == ENDPOINT_MTU { &[Kind::Ours, Kind::Bare, Kind::Peer] } else { &[Kind::Bare, Kind::Peer] };
+    let mut rows: Vec<Row> =
+        kinds.iter().map(|kind| Row { kind: *kind, rates: Vec::new(), ratios: Vec::new() }).collect();
+    for round in 0..args.pairs {
+        // Who goes first changes, so that a machine that warms up or slows down favours nobody.
+        for turn in 0..rows.len() {
+            let row = (turn + round as usize) % rows.len();
+            let rate = one_run(rows[row].kind, args)?;
+            rows[row].rates.push(rate);
         }
-        let (Some(us), Some(them)) = (ours.last(), peer.last()) else { bail!("a pair has two runs") };
-        ratio.push(us / them);
-        eprintln!("pair {}: ours {us:.0} MB/s, peer {them:.0} MB/s, ratio {:.3}", pair + 1, us / them);
+        let peer = rows.iter().find(|row| row.kind == Kind::Peer).and_then(|row| row.rates.last().copied());
+        let peer = peer.context("every round has a run of the peer")?;
+        let mut line = format!("round {}:", round + 1);
+        for row in &mut rows {
+            let rate = row.rates.last().context("every round has a run of everyone")?;
+            row.ratios.push(rate / peer);
+            line += &format!(" {} {rate:.0} MB/s ({:.3})", row.kind.name(), rate / peer);
+        }
+        eprintln!("{line}");
     }
-    let (all_ours, all_peer, all_ratio) = (Quartiles::of(&ours), Quartiles::of(&peer), Quartiles::of(&ratio));
     let cores = std::thread::available_parallelism()?.get();
     let commit = std::env::var("NET_COMMIT").unwrap_or_else(|_| "unknown".into());
     if args.json {
-        let out = json!({
+        let mut out = json!({
             "bench": "link", "unit": "MB/s", "commit": commit, "cores": cores, "mtu": args.mtu, "mib": args.mib,
             "quinn": version_of("quinn"), "quinn-proto": version_of("quinn-proto"), "rustls": version_of("rustls"),
             "ring": version_of("ring"),
-            "ours": { "runs": ours, "of": all_ours.json() },
-            "peer": { "runs": peer, "of": all_peer.json() },
-            "ratio": { "runs": ratio, "of": all_ratio.json() },
         });
+        for row in &rows {
+            out[row.kind.name()] = json!({
+                "runs": row.rates, "of": Quartiles::of(&row.rates).json(),
+                "ratios": row.ratios, "ratio": Quartiles::of(&row.ratios).json(),
+            });
+        }
         println!("{out:#}");
     } else {
         println!(
-            "link at {commit}: one stream, {} MiB counted at the receiver, MTU up to {}, {} pairs, {}",
+            "link at {commit}: one stream, {} MiB counted at the receiver, MTU up to {}, {} rounds, {}",
             args.mib,
             args.mtu,
             args.pairs,
             if cores >= 2 { "a core for each process" } else { "both processes on one core" }
         );
-        println!("ours   {all_ours} MB/s: Noise, ChaCha20-Poly1305, quinn {}", version_of("quinn"));
-        println!(
-            "peer   {all_peer} MB/s: rustls {} with ChaCha20-Poly1305 (ring), the same quinn",
-            version_of("rustls")
-        );
-        println!("ratio  {all_ratio:.3} (median and quartiles)");
+        for row in &rows {
+            let (rate, ratio) = (Quartiles::of(&row.rates), Quartiles::of(&row.ratios));
+            println!("{}   {rate} MB/s, {ratio:.3} of the peer: {}", row.kind.name(), row.kind.says());
+        }
+        println!("median and quartiles; the ratio is that within rounds");
     }
     Ok(())
 }
@@ -142,8 +195,16 @@ impl Drop for Process {
 fn one_run(kind: Kind, args: &Args) -> Result<f64> {
     let child = |role: &str, to: Option<&str>| -> Result<Process> {
         let mut command = Command::new(std::env::current_exe()?);
-        let kind = if kind == Kind::Ours { "ours" } else { "peer" };
-        command.args(["--role", role, "--kind", kind, "--mib", &args.mib.to_string(), "--mtu", &args.mtu.to_string()]);
+        command.args([
+            "--role",
+            role,
+            "--kind",
+            kind.name(),
+            "--mib",
+            &args.mib.to_string(),
+            "--mtu",
+            &args.mtu.to_string(),
+        ]);
         if let Some(to) = to {
             command.args(["--to", to]);
         }
@@ -168,31 +229,24 @@ async fn receive(kind: Kind, args: &Args) -> Result<()> {
     say(&format!("{} {proof}", endpoint.local_addr()?))?;
     let connection = endpoint.accept().await.context("the endpoint is open")?.await?;
     let mut stream = connection.accept_uni().await?;
-    let (mut bytes, mut began) = (0, None);
+    let mut count = Count::default();
     while let Some(chunk) = stream.read_chunk(usize::MAX, true).await? {
-        bytes += chunk.bytes.len() as u64;
-        if began.is_none() && bytes >= WARM_UP {
-            // What this chunk brought beyond the warm-up is counted although it came before: less than a window.
-            began = Some(Instant::now());
-        }
+        count.add(chunk.bytes.len());
     }
-    let nanos = began.context("the stream ended during the warm-up")?.elapsed().as_nanos();
-    say(&format!("{bytes} {nanos}"))?;
+    count.say()?;
     connection.close(0u8.into(), b"counted");
     endpoint.wait_idle().await;
     Ok(())
 }
 
 async fn send(kind: Kind, args: &Args) -> Result<()> {
-    let to = args.to.as_deref().context("a sender is told where to")?;
-    let (address, proof) = to.split_once(' ').context("address and proof")?;
+    let (address, proof) = target(args)?.split_once(' ').context("address and proof")?;
     let address: SocketAddr = address.parse()?;
     let (endpoint, name) = ends::sender(kind, args.mtu, proof)?;
     let connection = endpoint.connect(address, name)?.await?;
     let mut stream = connection.open_uni().await?;
-    let chunk = Bytes::from(vec![0x5a; CHUNK]);
-    for _ in 0..(WARM_UP + (args.mib << 20)) / CHUNK as u64 {
-        stream.write_chunk(chunk.clone()).await?;
+    for chunk in chunks(args) {
+        stream.write_chunk(chunk).await?;
     }
     stream.finish()?;
     // The receiver closes when it has counted.
@@ -205,6 +259,37 @@ async fn send(kind: Kind, args: &Args) -> Result<()> {
     );
     endpoint.wait_idle().await;
     Ok(())
+}
+
+/// What a sender sends: the warm-up and what is counted.
+fn chunks(args: &Args) -> impl Iterator<Item = Bytes> {
+    let count = (WARM_UP + (args.mib << 20)) / CHUNK as u64;
+    let chunk = Bytes::from(vec![0x5a; CHUNK]);
+    (0..count).map(move |_| chunk.clone())
+}
+
+/// Counts what a receiver gets.
+#[derive(Default)]
+struct Count {
+    bytes: u64,
+    /// When the warm-up was over.
+    began: Option<Instant>,
+}
+
+impl Count {
+    fn add(&mut self, len: usize) {
+        self.bytes += len as u64;
+        if self.began.is_none() && self.bytes >= WARM_UP {
+            // What this chunk brought beyond the warm-up is counted although it came before: less than a window.
+            self.began = Some(Instant::now());
+        }
+    }
+
+    /// Tells the parent.
+    fn say(&self) -> Result<()> {
+        let nanos = self.began.context("the stream ended during the warm-up")?.elapsed().as_nanos();
+        say(&format!("{} {nanos}", self.bytes))
+    }
 }
 
 fn say(line: &str) -> Result<()> {

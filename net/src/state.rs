@@ -19,6 +19,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use etcetera::BaseStrategy as _;
 use net_identity::secret_file::{self, SecretFileError};
 use net_transport::{Mesh, MeshId, NodeKeys, Peer, Psk, Seed};
 use serde::{Deserialize, Serialize};
@@ -114,7 +115,8 @@ impl StateDir {
         if name.is_empty() || name.len() > 64 || name.starts_with('.') || !name.bytes().all(good) {
             return Err(StateError::BadName(name.to_owned()));
         }
-        let home = dirs::state_dir().or_else(dirs::data_local_dir).ok_or(StateError::NoHome)?;
+        let base = etcetera::choose_base_strategy().map_err(|_| StateError::NoHome)?;
+        let home = base.state_dir().unwrap_or_else(|| base.data_dir());
         Ok(home.join("net").join(name))
     }
 

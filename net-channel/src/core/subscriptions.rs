@@ -264,6 +264,8 @@ enum Phase {
 }
 
 const REJOIN_AFTER: Duration = Duration::from_secs(1);
+/// A stream ends whenever its connection is replaced, so it is opened again soon.
+const REASK_AFTER: Duration = Duration::from_millis(50);
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 const REPORT_EVERY: Duration = Duration::from_millis(250);
 const KEYLESS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -422,7 +424,7 @@ impl Subscriptions {
             self.idle_tracks(pair);
             let feed = self.feeds.get_mut(&pair).expect("it was listed above");
             if feed.joined {
-                let again_at = now + REJOIN_AFTER;
+                let again_at = now + REASK_AFTER;
                 feed.tracks.values_mut().for_each(|track| track.phase = Phase::Refused { again_at });
             }
             self.schedule(pair);

@@ -46,7 +46,14 @@ pub(super) async fn serve<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     writer: &mut LineWriter<W>,
     cancel: &CancellationToken,
 ) -> Result<(), Stop> {
-    let mut session = Session { served, channels: HashMap::new(), receipts: VecDeque::new(), events: 0, began: Instant::now(), seen: Mutex::default() };
+    let mut session = Session {
+        served,
+        channels: HashMap::new(),
+        receipts: VecDeque::new(),
+        events: 0,
+        began: Instant::now(),
+        seen: Mutex::default(),
+    };
     loop {
         let feed = match cancel.run_until_cancelled(reader.next::<Feed>()).await {
             Some(feed) => feed?,
