@@ -57,10 +57,12 @@ impl Access {
                         return Ok(Self::Guest { socket });
                     }
                     if Instant::now() >= deadline {
-                        let who = pid.map_or("a process".to_owned(), |pid| format!("process {pid}"));
+                        let who = pid.map_or_else(|| "a process".to_owned(), |pid| format!("process {pid}"));
                         let message = format!("{who} holds {} and does not answer", options.dir.display());
-                        let next = pid
-                            .map_or("stop it".to_owned(), |pid| format!("`kill {pid}`, then the same command again"));
+                        let next = pid.map_or_else(
+                            || "stop it".to_owned(),
+                            |pid| format!("`kill {pid}`, then the same command again"),
+                        );
                         return Err(Failure::new(message).next(next));
                     }
                 }

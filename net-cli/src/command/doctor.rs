@@ -144,12 +144,12 @@ async fn process(dir: &StateDir, findings: &mut Vec<Finding>) -> Option<Status> 
             "`net up` runs one; other commands run it while they last",
         )),
         Err(StateError::Locked { pid, .. }) => {
-            let who = pid.map_or("a process".to_owned(), |pid| format!("process {pid}"));
+            let who = pid.map_or_else(|| "a process".to_owned(), |pid| format!("process {pid}"));
             if let Some(status) = ask_status(dir).await {
                 findings.push(good(CHECK, format!("{who} is node {}", status.node)));
                 return Some(status);
             }
-            let next = pid.map_or("stop it".to_owned(), |pid| format!("`kill {pid}`"));
+            let next = pid.map_or_else(|| "stop it".to_owned(), |pid| format!("`kill {pid}`"));
             findings.push(bad(CHECK, format!("{who} holds the directory and does not answer"), next));
         }
         Err(error) => findings.push(failed(CHECK, error)),

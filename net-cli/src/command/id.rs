@@ -22,7 +22,6 @@ const KEYS_TIMEOUT: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(5);
 
 impl Id {
-    #[expect(clippy::unused_self, reason = "all commands are run alike")]
     pub(crate) async fn run(self, global: &Global) -> Result<ExitCode, Failure> {
         let output = global.output();
         let dir = StateDir::open(global.dir()?)?;

@@ -32,7 +32,7 @@ impl Peers {
         }
         for row in &rows {
             let node = output.paint(To::Out, Look::Name, &row.node);
-            let address = row.address.map_or("-".to_owned(), |address| address.to_string());
+            let address = row.address.map_or_else(|| "-".to_owned(), |address| address.to_string());
             let state = match row.rtt_us {
                 Some(us) if row.linked => {
                     output.paint(To::Out, Look::Good, format!("linked, RTT {}.{:03} ms", us / 1000, us % 1000))

@@ -81,7 +81,7 @@ impl Subscribe {
             }
             None => (None, None),
         };
-        let start = resumed.map_or(self.from.clone(), Start::Cursor);
+        let start = resumed.map_or_else(|| self.from.clone(), Start::Cursor);
         let position = Position::new(mesh_of(&dir)?, start);
         let left = self.count.map(NonZeroU64::get);
         let mut printer = Printer { output, position, bookmark, left, pattern: &self.pattern };

@@ -1,6 +1,5 @@
 //! Publishing for a command: events in, counts of what is on its way out, and at the end who has it.
 
-
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! A process of the demo, from the inside.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,7 +42,6 @@ type Orders = LineReader<Stdin>;
 type Reports = LineWriter<Stdout>;
 
 impl Role {
-    #[expect(clippy::unused_self, reason = "all commands are run alike")]
     pub(crate) async fn run(self) -> Result<ExitCode, Failure> {
         let (mut orders, mut reports) = (LineReader::new(stdin()), LineWriter::new(stdout()));
         let Some(setup) = orders.next::<Setup>().await? else {
@@ -129,12 +130,12 @@ async fn produce(
     orders: &mut Orders,
     reports: &mut Reports,
 ) -> Result<(), Failure> {
-    let mut channels = std::collections::HashMap::new();
+    let mut channels = HashMap::new();
     let quakes: Vec<Quake> = Quake::all().into_iter().skip(index).step_by(of).collect();
     for quake in &quakes {
-        if !channels.contains_key(&quake.channel()) {
-            let channel = node.channel(&quake.channel()).open().await.map_err(broken)?;
-            channels.insert(quake.channel(), channel);
+        if let Entry::Vacant(entry) = channels.entry(quake.channel()) {
+            let channel = node.channel(entry.key()).open().await.map_err(broken)?;
+            entry.insert(channel);
         }
     }
     ready(node, reports).await?;
