@@ -124,15 +124,18 @@ impl Publish {
     }
 
     fn report(&self, global: &Global, output: &Output, delivered: Delivered) -> Result<ExitCode, Failure> {
-        let Delivered { events, subscribers, complete } = delivered;
+        let Delivered { events, subscribers, complete, left } = delivered;
         if output.json() {
             output.record(&serde_json::json!({
-                "published": events, "subscribers": subscribers, "delivered": complete,
+                "published": events, "subscribers": subscribers, "delivered": complete, "left": left,
             }))?;
         } else {
             let published = format!("published {events} {}", if events == 1 { "event" } else { "events" });
             let noun = if subscribers == 1 { "subscriber" } else { "subscribers" };
-            if subscribers == 0 {
+            if subscribers == 0 && left > 0 {
+                let noun = if left == 1 { "subscriber" } else { "subscribers" };
+                output.line(format!("{published}; {left} {noun} took events and left before acknowledging all"))?;
+            } else if subscribers == 0 {
                 output.line(format!("{published}; nobody is subscribed, and nothing keeps this channel"))?;
                 let pattern = match &self.channel_field {
                     Some(_) => format!("{}/*", self.channel),

@@ -139,6 +139,8 @@ pub(crate) struct Delivered {
     pub(crate) subscribers: usize,
     /// Of these, the nodes that have everything.
     pub(crate) complete: usize,
+    /// Nodes that were subscribed and have left meanwhile; what they have is not known.
+    pub(crate) left: usize,
 }
 
 /// An item of a subscription.

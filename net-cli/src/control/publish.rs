@@ -1,6 +1,7 @@
 //! Publishing for a command: events in, counts of what is on its way out, and at the end who has it.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use net::channel::{OpenChannelError, PublishError, Receipt};
@@ -34,6 +35,8 @@ struct Session<'a> {
     receipts: VecDeque<Receipt>,
     events: u64,
     began: Instant,
+    /// Nodes that were seen to be subscribed.
+    seen: Mutex<HashSet<NodeId>>,
 }
 
 pub(super) async fn serve<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
@@ -42,8 +45,14 @@ pub(super) async fn serve<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     writer: &mut LineWriter<W>,
     cancel: &CancellationToken,
 ) -> Result<(), Stop> {
-    let mut session =
-        Session { served, channels: HashMap::new(), receipts: VecDeque::new(), events: 0, began: Instant::now() };
+    let mut session = Session {
+        served,
+        channels: HashMap::new(),
+        receipts: VecDeque::new(),
+        events: 0,
+        began: Instant::now(),
+        seen: Mutex::default(),
+    };
     loop {
         let feed = match cancel.run_until_cancelled(reader.next::<Feed>()).await {
             Some(feed) => feed?,
@@ -115,8 +124,8 @@ impl Session<'_> {
             behind = behind.max(delivered.subscribers - delivered.complete.min(delivered.subscribers));
             nodes.extend(channel.subscribers());
         }
-        let subscribers = nodes.len();
-        Delivered { events: self.events, subscribers, complete: subscribers.saturating_sub(behind) }
+        let (subscribers, left) = (nodes.len(), lock(&self.seen).difference(&nodes).count());
+        Delivered { events: self.events, subscribers, complete: subscribers.saturating_sub(behind), left }
     }
 
     /// Whoever subscribes hears of a channel a moment after it was opened, and of a node that has just started a moment
@@ -150,7 +159,9 @@ impl Session<'_> {
     }
 
     fn subscribers(&self) -> HashSet<NodeId> {
-        self.channels.values().flat_map(Channel::subscribers).collect()
+        let nodes: HashSet<NodeId> = self.channels.values().flat_map(Channel::subscribers).collect();
+        lock(&self.seen).extend(&nodes);
+        nodes
     }
 }
 
@@ -169,4 +180,8 @@ fn publish_failure(error: &PublishError) -> Failure {
         }
         _ => Failure::new(chain(error)).next("`net doctor` looks at the directory and the network"),
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -134,7 +134,8 @@ async fn produce(
     let quakes: Vec<Quake> = Quake::all().into_iter().skip(index).step_by(of).collect();
     for quake in &quakes {
         if let Entry::Vacant(entry) = channels.entry(quake.channel()) {
-            entry.insert(node.channel(&quake.channel()).open().await.map_err(broken)?);
+            let channel = node.channel(entry.key()).open().await.map_err(broken)?;
+            entry.insert(channel);
         }
     }
     ready(node, reports).await?;

@@ -39,10 +39,12 @@ fn a_week_of_earthquakes_reaches_a_second_node_whole() {
     let (a, b) = (place.node("a"), place.node("b"));
     let _up = a.up();
     b.join(&a.ticket());
-    let sub = b.subscribe(&["quakes/*", "--count", "1707", "--json"]);
+    let mut sub = b.subscribe(&["quakes/*", "--json"]);
     a.wait_for_link();
     let out = a.run(&["pub", "quakes", WEEK, "--channel-field", "net", "--key-field", "id"]).ok();
     assert_eq!(out, "published 1707 events, delivered to 1 subscriber\n");
+    sub.wait_for_lines(1707);
+    sub.signal(Signal::TERM);
     let out = sub.end().ok();
     let rows: Vec<serde_json::Value> = out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     let keys: std::collections::HashSet<_> = rows.iter().map(|row| row["key"]["text"].to_string()).collect();

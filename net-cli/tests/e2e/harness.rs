@@ -12,42 +12,42 @@ use rustix::process::{Pid, Signal, kill_process};
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A place for state directories, gone when it is dropped.
-pub struct Place(tempfile::TempDir);
+pub(crate) struct Place(tempfile::TempDir);
 
 impl Place {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(tempfile::Builder::new().prefix("net-e2e-").tempdir().expect("a temporary directory"))
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.0.path()
     }
 
     /// The node of this name.
-    pub fn node(&self, name: &str) -> Node {
+    pub(crate) fn node(&self, name: &str) -> Node {
         Node { dir: self.path().join(name), home: self.path().to_owned() }
     }
 }
 
 /// A state directory, and the commands that are typed for it.
 #[derive(Clone)]
-pub struct Node {
-    pub dir: PathBuf,
+pub(crate) struct Node {
+    pub(crate) dir: PathBuf,
     home: PathBuf,
 }
 
 /// What a command that has ended has said.
 #[derive(Debug)]
-pub struct Ended {
-    pub code: Option<i32>,
-    pub out: String,
-    pub err: String,
+pub(crate) struct Ended {
+    pub(crate) code: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl Ended {
     /// Its standard output, if it has done what was asked.
     #[track_caller]
-    pub fn ok(self) -> String {
+    pub(crate) fn ok(self) -> String {
         assert_eq!(self.code, Some(0), "{self:?}");
         self.out
     }
@@ -55,7 +55,7 @@ impl Ended {
 
 impl Node {
     /// The command with these arguments.
-    pub fn command(&self, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_net"));
         command
             .args(args)
@@ -70,49 +70,49 @@ impl Node {
     }
 
     /// Runs it to its end.
-    pub fn run(&self, args: &[&str]) -> Ended {
+    pub(crate) fn run(&self, args: &[&str]) -> Ended {
         Running::spawn(self.command(args), args).end()
     }
 
     /// Starts it.
-    pub fn start(&self, args: &[&str]) -> Running {
+    pub(crate) fn start(&self, args: &[&str]) -> Running {
         Running::spawn(self.command(args), args)
     }
 
     /// Starts it with an input to write to.
-    pub fn start_fed(&self, args: &[&str]) -> Running {
+    pub(crate) fn start_fed(&self, args: &[&str]) -> Running {
         let mut command = self.command(args);
         command.stdin(Stdio::piped());
         Running::spawn(command, args)
     }
 
     /// Starts `net sub` and waits until it has subscribed.
-    pub fn subscribe(&self, args: &[&str]) -> Running {
+    pub(crate) fn subscribe(&self, args: &[&str]) -> Running {
         let mut sub = self.start(&[&["sub"], args].concat());
         sub.wait_for_err("subscribed to");
         sub
     }
 
     /// Starts `net up` and waits until it is up.
-    pub fn up(&self) -> Running {
+    pub(crate) fn up(&self) -> Running {
         let mut up = self.start(&["up"]);
         up.wait_for("is up");
         up
     }
 
     /// Asks until it is linked to somebody.
-    pub fn wait_for_link(&self) {
+    pub(crate) fn wait_for_link(&self) {
         let deadline = Instant::now() + DEADLINE;
         while !self.run(&["peers", "--json"]).ok().contains("\"linked\":true") {
             assert!(Instant::now() < deadline, "no link");
         }
     }
 
-    pub fn ticket(&self) -> String {
+    pub(crate) fn ticket(&self) -> String {
         self.run(&["ticket"]).ok().trim().to_owned()
     }
 
-    pub fn join(&self, ticket: &str) {
+    pub(crate) fn join(&self, ticket: &str) {
         self.run(&["join", ticket]).ok();
     }
 }
@@ -123,7 +123,7 @@ enum Line {
 }
 
 /// A command that runs. It is killed when it is dropped.
-pub struct Running {
+pub(crate) struct Running {
     process: Child,
     stdin: Option<ChildStdin>,
     lines: Receiver<Line>,
@@ -136,7 +136,7 @@ pub struct Running {
 }
 
 impl Running {
-    pub fn spawn(mut command: Command, args: &[&str]) -> Self {
+    pub(crate) fn spawn(mut command: Command, args: &[&str]) -> Self {
         let mut process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary is there");
         let (sender, lines) = channel();
         let out = BufReader::new(process.stdout.take().expect("piped"));
@@ -160,7 +160,7 @@ impl Running {
 
     /// Waits for a line of the output with this in it, after those that were waited for before.
     #[track_caller]
-    pub fn wait_for(&mut self, part: &str) -> String {
+    pub(crate) fn wait_for(&mut self, part: &str) -> String {
         let deadline = Instant::now() + DEADLINE;
         loop {
             while let Some(line) = self.out.get(self.out_seen) {
@@ -175,9 +175,20 @@ impl Running {
         }
     }
 
+    /// Waits until so many lines of output have come.
+    #[track_caller]
+    pub(crate) fn wait_for_lines(&mut self, count: usize) {
+        let deadline = Instant::now() + DEADLINE;
+        while self.out.len() < count {
+            if let Err(why) = self.take(deadline) {
+                panic!("`{}` printed {} of {count} lines ({why}): {:?}", self.what, self.out.len(), self.err);
+            }
+        }
+    }
+
     /// Waits for a line of the error output with this in it, after those that were waited for before.
     #[track_caller]
-    pub fn wait_for_err(&mut self, part: &str) -> String {
+    pub(crate) fn wait_for_err(&mut self, part: &str) -> String {
         let deadline = Instant::now() + DEADLINE;
         loop {
             while let Some(line) = self.err.get(self.err_seen) {
@@ -192,29 +203,29 @@ impl Running {
         }
     }
 
-    pub fn feed(&mut self, text: &str) {
+    pub(crate) fn feed(&mut self, text: &str) {
         let stdin = self.stdin.as_mut().expect("started with an input");
         stdin.write_all(text.as_bytes()).and_then(|()| stdin.flush()).expect("it reads");
     }
 
-    pub fn end_of_input(&mut self) {
+    pub(crate) fn end_of_input(&mut self) {
         self.stdin = None;
     }
 
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_child(&self.process);
         kill_process(pid, signal).expect("it runs");
     }
 
     /// As by `kill -9`, waited for.
-    pub fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.signal(Signal::KILL);
         self.process.wait().expect("it was started");
     }
 
     /// Waits until it has ended by itself.
     #[track_caller]
-    pub fn end(mut self) -> Ended {
+    pub(crate) fn end(mut self) -> Ended {
         let deadline = Instant::now() + DEADLINE;
         loop {
             match self.take(deadline) {
