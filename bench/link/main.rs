@@ -9,12 +9,12 @@ mod through;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use clap::{Parser, ValueEnum};
-use net_bench::{Quartiles, pin, version_of};
+use net_bench::{Quartiles, cpu_time, pin, version_of};
 use serde_json::json;
 
 #[derive(Debug, Parser)]
@@ -104,7 +104,8 @@ fn main() -> Result<()> {
                     (Role::Receive, _) => receive(kind, &args).await,
                     (Role::Send, Kind::Ours) => through::send(target(&args)?, &args).await,
                     (Role::Send, _) => send(kind, &args).await,
-                }
+                }?;
+                if role == Role::Send { say(&cpu_time().as_nanos().to_string()) } else { Ok(()) }
             })
         }
         _ => compare(&args),
@@ -119,10 +120,16 @@ fn target(args: &Args) -> Result<&str> {
 /// Everything that one kind's runs gave.
 struct Row {
     kind: Kind,
-    /// MB/s of each round.
-    rates: Vec<f64>,
-    /// Against the peer's run of the same round.
+    /// Of each round.
+    runs: Vec<Run>,
+    /// Rate against the peer's of the same round.
     ratios: Vec<f64>,
+}
+
+impl Row {
+    fn of(&self, what: impl Fn(&Run) -> f64) -> Quartiles {
+        Quartiles::of(&self.runs.iter().map(what).collect::<Vec<_>>())
+    }
 }
 
 /// Alternates runs of everyone and prints what came out.
@@ -130,21 +137,25 @@ fn compare(args: &Args) -> Result<()> {
     let kinds: &[Kind] =
         if args.mtu == ENDPOINT_MTU { &[Kind::Ours, Kind::Bare, Kind::Peer] } else { &[Kind::Bare, Kind::Peer] };
     let mut rows: Vec<Row> =
-        kinds.iter().map(|kind| Row { kind: *kind, rates: Vec::new(), ratios: Vec::new() }).collect();
+        kinds.iter().map(|kind| Row { kind: *kind, runs: Vec::new(), ratios: Vec::new() }).collect();
     for round in 0..args.pairs {
         // Who goes first changes, so that a machine that warms up or slows down favours nobody.
         for turn in 0..rows.len() {
             let row = (turn + round as usize) % rows.len();
-            let rate = one_run(rows[row].kind, args)?;
-            rows[row].rates.push(rate);
+            let run = one_run(rows[row].kind, args)?;
+            rows[row].runs.push(run);
         }
-        let peer = rows.iter().find(|row| row.kind == Kind::Peer).and_then(|row| row.rates.last().copied());
+        let peer = rows.iter().find(|row| row.kind == Kind::Peer).and_then(|row| row.runs.last()).map(|run| run.rate);
         let peer = peer.context("every round has a run of the peer")?;
         let mut line = format!("round {}:", round + 1);
         for row in &mut rows {
-            let rate = row.rates.last().context("every round has a run of everyone")?;
+            let Run { rate, send_cpu, receive_cpu } = *row.runs.last().context("every round has a run of everyone")?;
             row.ratios.push(rate / peer);
-            line += &format!(" {} {rate:.0} MB/s ({:.3})", row.kind.name(), rate / peer);
+            line += &format!(
+                " {} {rate:.0} MB/s ({:.3}), {send_cpu:.0} + {receive_cpu:.0} ns/KB;",
+                row.kind.name(),
+                rate / peer
+            );
         }
         eprintln!("{line}");
     }
@@ -158,7 +169,10 @@ fn compare(args: &Args) -> Result<()> {
         });
         for row in &rows {
             out[row.kind.name()] = json!({
-                "runs": row.rates, "of": Quartiles::of(&row.rates).json(),
+                "runs": row.runs.iter().map(|run| run.rate).collect::<Vec<_>>(),
+                "of": row.of(|run| run.rate).json(),
+                "send_ns_per_kb": row.of(|run| run.send_cpu).json(),
+                "receive_ns_per_kb": row.of(|run| run.receive_cpu).json(),
                 "ratios": row.ratios, "ratio": Quartiles::of(&row.ratios).json(),
             });
         }
@@ -172,8 +186,10 @@ fn compare(args: &Args) -> Result<()> {
             if cores >= 2 { "a core for each process" } else { "both processes on one core" }
         );
         for row in &rows {
-            let (rate, ratio) = (Quartiles::of(&row.rates), Quartiles::of(&row.ratios));
+            let (rate, ratio) = (row.of(|run| run.rate), Quartiles::of(&row.ratios));
+            let (send, receive) = (row.of(|run| run.send_cpu), row.of(|run| run.receive_cpu));
             println!("{}   {rate} MB/s, {ratio:.3} of the peer: {}", row.kind.name(), row.kind.says());
+            println!("       {send} ns of a core for each KB to send, {receive} to receive");
         }
         println!("median and quartiles; the ratio is that within rounds");
     }
@@ -191,8 +207,19 @@ impl Drop for Process {
     }
 }
 
-/// A receiver and a sender; gives MB/s at the receiver.
-fn one_run(kind: Kind, args: &Args) -> Result<f64> {
+/// What one run gave.
+#[derive(Clone, Copy)]
+struct Run {
+    /// MB/s at the receiver.
+    rate: f64,
+    /// Nanoseconds of a core that the sender took for each KB, warm-up and handshake included.
+    send_cpu: f64,
+    /// Nanoseconds of a core that the receiver took for each KB.
+    receive_cpu: f64,
+}
+
+/// A receiver and a sender.
+fn one_run(kind: Kind, args: &Args) -> Result<Run> {
     let child = |role: &str, to: Option<&str>| -> Result<Process> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args([
@@ -216,12 +243,21 @@ fn one_run(kind: Kind, args: &Args) -> Result<f64> {
     let to = next()?;
     let mut sender = child("send", Some(&to))?;
     let result = next()?;
-    let (bytes, nanos) = result.split_once(' ').context("the receiver says bytes and nanoseconds")?;
-    let (bytes, nanos): (u64, u64) = (bytes.parse()?, nanos.parse()?);
+    let mut numbers = result.split(' ').map(str::parse::<u64>);
+    let mut number = || numbers.next().context("the receiver says bytes and two times")?.context("in numbers");
+    let (bytes, nanos, receive_nanos) = (number()?, number()?, number()?);
+    let mut sent = BufReader::new(sender.0.stdout.take().context("stdout is piped")?).lines();
+    let sent = sent.next().context("the sender ended early")?.context("read what the sender says")?;
+    let send_nanos: u64 = sent.parse().context("the sender says a time")?;
     ensure!(sender.0.wait()?.success() && receiver.0.wait()?.success(), "a process of the run failed");
     ensure!(bytes == WARM_UP + (args.mib << 20), "the receiver got {bytes} bytes, which is not what was sent");
     // Bytes after the warm-up, per second, in units of 10^6.
-    Ok((args.mib << 20) as f64 * 1e3 / nanos as f64)
+    let counted = (args.mib << 20) as f64;
+    Ok(Run {
+        rate: counted * 1e3 / nanos as f64,
+        send_cpu: send_nanos as f64 * 1e3 / bytes as f64,
+        receive_cpu: receive_nanos as f64 * 1e3 / counted,
+    })
 }
 
 async fn receive(kind: Kind, args: &Args) -> Result<()> {
@@ -272,8 +308,8 @@ fn chunks(args: &Args) -> impl Iterator<Item = Bytes> {
 #[derive(Default)]
 struct Count {
     bytes: u64,
-    /// When the warm-up was over.
-    began: Option<Instant>,
+    /// When the warm-up was over, and what this process had used of its core by then.
+    began: Option<(Instant, Duration)>,
 }
 
 impl Count {
@@ -281,14 +317,15 @@ impl Count {
         self.bytes += len as u64;
         if self.began.is_none() && self.bytes >= WARM_UP {
             // What this chunk brought beyond the warm-up is counted although it came before: less than a window.
-            self.began = Some(Instant::now());
+            self.began = Some((Instant::now(), cpu_time()));
         }
     }
 
     /// Tells the parent.
     fn say(&self) -> Result<()> {
-        let nanos = self.began.context("the stream ended during the warm-up")?.elapsed().as_nanos();
-        say(&format!("{} {nanos}", self.bytes))
+        let (began, used) = self.began.context("the stream ended during the warm-up")?;
+        let (nanos, cpu_nanos) = (began.elapsed().as_nanos(), (cpu_time() - used).as_nanos());
+        say(&format!("{} {nanos} {cpu_nanos}", self.bytes))
     }
 }
 

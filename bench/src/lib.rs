@@ -4,8 +4,10 @@
 #![warn(missing_docs)]
 
 use std::fmt;
+use std::time::Duration;
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use rustix::time::{ClockId, clock_gettime};
 
 /// The median of some runs and the quartiles around it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -59,6 +61,14 @@ pub fn pin(nth: usize) -> std::io::Result<bool> {
     one.set(core);
     sched_setaffinity(None, &one)?;
     Ok(true)
+}
+
+/// How long this process has been on a core so far. Others that want the same core do not count, so this tells more than
+/// the wall clock on a machine that is not quiet.
+#[must_use]
+pub fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
 /// Which version of a package this was built with, from the lock file.

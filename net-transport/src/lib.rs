@@ -60,6 +60,8 @@ mod dialer;
 mod directory;
 #[cfg(feature = "link")]
 mod endpoint;
+#[cfg(all(fuzzing, feature = "link"))]
+pub mod fuzzing;
 mod header;
 #[cfg(feature = "link")]
 mod inbox;
