@@ -65,6 +65,9 @@ impl FromStr for Start {
     }
 }
 
+/// The last time that can be written with four digits for the year; clocks of other nodes may say later ones.
+pub(crate) const TIME_MS_MAX: u64 = 253_402_300_799_999;
+
 impl std::fmt::Display for Start {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -72,7 +75,11 @@ impl std::fmt::Display for Start {
             Self::Live => f.write_str("now on"),
             Self::Last(n) => write!(f, "the last {n} of each origin"),
             Self::Since(ms) => {
-                write!(f, "{}", humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(*ms)))
+                write!(
+                    f,
+                    "{}",
+                    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis((*ms).min(TIME_MS_MAX)))
+                )
             }
             Self::Cursor(_) => f.write_str("the cursor"),
         }

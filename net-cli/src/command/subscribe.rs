@@ -19,7 +19,7 @@ use crate::control::protocol::{EventRow, ItemRow, Reply, Request};
 use crate::failure::{Failure, chain};
 use crate::host::interrupted;
 use crate::output::{Look, Output, To, is_reader_gone};
-use crate::start::Start;
+use crate::start::{Start, TIME_MS_MAX};
 
 /// Print the events of all channels that match, as they come
 ///
@@ -201,18 +201,24 @@ impl Printer<'_> {
 }
 
 fn line(output: &Output, event: &EventRow) -> String {
-    let at = UNIX_EPOCH.checked_add(Duration::from_millis(event.time_ms)).unwrap_or(UNIX_EPOCH);
+    let at = UNIX_EPOCH + Duration::from_millis(event.time_ms.min(TIME_MS_MAX));
     let time = humantime::format_rfc3339_millis(at).to_string();
     // The time of the day, in UTC: the date is the same for most that is printed together.
     let time = output.paint(To::Out, Look::Dim, time.get(11..23).unwrap_or(&time));
     let channel = output.paint(To::Out, Look::Name, &event.channel);
-    let mut line = format!("{time} {channel} {}", event.payload);
-    let headers = event.headers.iter().map(|header| format!("{}={}", header.name, header.value));
-    let beside: Vec<String> = event.key.iter().map(|key| format!("key={key}")).chain(headers).collect();
+    let mut line = format!("{time} {channel} {}", visible(&event.payload.to_string()));
+    let headers = event.headers.iter().map(|header| visible(&format!("{}={}", header.name, header.value)));
+    let beside: Vec<String> = event.key.iter().map(|key| visible(&format!("key={key}"))).chain(headers).collect();
     if !beside.is_empty() {
         line.push_str(&output.paint(To::Out, Look::Dim, format!("  ({})", beside.join(", "))));
     }
     line
+}
+
+/// What others published, without the characters with which it could take over the terminal.
+fn visible(text: &str) -> String {
+    let escape = |c: char| if c.is_control() && c != '\t' { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(escape).collect()
 }
 
 pub(crate) fn parse_pattern(text: &str) -> Result<Pattern, Failure> {
@@ -240,5 +246,21 @@ async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn published_text_cannot_command_the_terminal() {
+        assert_eq!(visible("a\u{1b}[2J\rb\u{9b}c\td"), "a\\u{1b}[2J\\rb\\u{9b}c\td");
+    }
+
+    #[test]
+    fn time_of_a_clock_that_is_ten_thousand_years_ahead_is_printed() {
+        let last = UNIX_EPOCH + Duration::from_millis(TIME_MS_MAX);
+        assert_eq!(humantime::format_rfc3339_millis(last).to_string(), "9999-12-31T23:59:59.999Z");
     }
 }
