@@ -55,7 +55,7 @@ impl Subscriber {
 }
 
 /// How long a [`Start::Live`] may have been under way without losing what was published meanwhile.
-const LIVE_SLACK: Duration = Duration::from_secs(1);
+const LIVE_SLACK: Duration = Duration::from_millis(250);
 
 impl Publisher {
     /// A producer that starts an incarnation at this seq with this sender key.

@@ -254,6 +254,8 @@ struct Track {
     /// The fetch under way: its id, what was asked, and until when an answer is waited for.
     fetch: Option<(u64, SeqRange, Instant)>,
     quarantined: bool,
+    /// Something was dropped because too much was held, and has not been fetched yet.
+    behind: bool,
     /// The id of the last subscribe message.
     asked_as: Option<u64>,
 }
@@ -510,6 +512,7 @@ impl Subscriptions {
         if state.queued <= limit / 2 {
             for pair in std::mem::take(&mut state.blocked) {
                 self.advance(now, pair, sub);
+                self.tell_full(pair);
                 self.schedule(pair);
             }
         }
@@ -722,6 +725,7 @@ impl Subscriptions {
         track.fetch = None;
         track.covered = track.covered.max(covered.min(asked_range.to));
         self.advance(now, pair, sub);
+        self.tell_full(pair);
         self.schedule(pair);
     }
 
@@ -766,13 +770,17 @@ impl Subscriptions {
             match track.offer(&batch, limits, only.is_some()) {
                 Offered::Held => {}
                 Offered::Duplicate => self.counters.duplicates += 1,
-                Offered::Overflow => self.counters.overflowed += 1,
+                Offered::Overflow => {
+                    self.counters.overflowed += 1;
+                    track.behind = true;
+                }
             }
         }
         let subs: Vec<SubId> = feed.tracks.keys().copied().collect();
         for sub in subs {
             self.advance(now, pair, sub);
         }
+        self.tell_full(pair);
     }
 
     /// Delivers what can be delivered, then fetches what is missing.
@@ -809,6 +817,7 @@ impl Subscriptions {
             let message = Message::Fetch { id, pair, range }.encode();
             self.actions.push_back(Action::Send { to: feed.node, message });
         }
+        track.behind &= track.missing().is_some();
         if !state.full && state.queued >= limit / 4 * 3 {
             state.full = true;
             let pairs: Vec<Pair> = state.pairs.iter().copied().collect();
@@ -818,10 +827,12 @@ impl Subscriptions {
         }
     }
 
-    /// Tells upstream when all takers of a pair here have become full, or one has room again.
+    /// Tells upstream when all takers of a pair here have become full, or one has room again. One that has to fetch what
+    /// it could not hold is full too: what came live meanwhile would have to be fetched as well, without an end.
     fn tell_full(&mut self, pair: Pair) {
         let Some(feed) = self.feeds.get_mut(&pair) else { return };
-        let full = feed.tracks.keys().all(|sub| self.subs.get(sub).is_some_and(|sub| sub.full));
+        let full =
+            feed.tracks.iter().all(|(sub, track)| track.behind || self.subs.get(sub).is_some_and(|sub| sub.full));
         if full != feed.full {
             feed.full = full;
             self.actions.push_back(Action::Full { pair, full });
@@ -947,6 +958,7 @@ impl Track {
             held_bytes: 0,
             fetch: None,
             quarantined: false,
+            behind: false,
             asked_as: None,
         }
     }
