@@ -216,6 +216,7 @@ struct Sub {
 struct Feed {
     source: Arc<Source>,
     node: NodeId,
+    since: Instant,
     joined: bool,
     join_sent_at: Instant,
     /// How long the join took: a round trip to the origin's node.
@@ -271,6 +272,9 @@ enum Phase {
 const REJOIN_AFTER: Duration = Duration::from_secs(1);
 /// A stream ends whenever its connection is replaced, so it is opened again soon.
 const REASK_AFTER: Duration = Duration::from_millis(50);
+/// An origin that appears after the subscription is read from its first event; on a busy machine the question for it is
+/// under way for a while.
+const APPEARED_SLACK: Duration = Duration::from_secs(1);
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 const REPORT_EVERY: Duration = Duration::from_millis(250);
 const KEYLESS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -600,7 +604,8 @@ impl Subscriptions {
             Some(Start::Live { .. }) => {
                 // The message itself travels too: without the round trip, what is published while it is under way
                 // would count as published before.
-                let ago = now.saturating_duration_since(since) + feed.round_trip;
+                let appeared = if feed.since > since { APPEARED_SLACK } else { Duration::ZERO };
+                let ago = now.saturating_duration_since(since) + feed.round_trip + appeared;
                 Start::Live { ago_ms: u64::try_from(ago.as_millis()).unwrap_or(u64::MAX).saturating_add(1) }
             }
             Some(start) => start,
@@ -901,6 +906,7 @@ impl Feed {
         Self {
             source,
             node,
+            since: now,
             joined: false,
             join_sent_at: now,
             round_trip: Duration::ZERO,
