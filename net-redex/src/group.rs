@@ -1,0 +1,119 @@
+//! Those that wait for one sync together.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use crate::AppendError;
+
+/// One group of appends: all are done at once, or fail at once.
+#[derive(Debug, Default)]
+pub(crate) struct Group {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    result: Option<Result<(), AppendError>>,
+    wakers: Vec<Waker>,
+    /// A leader left while this group waited; whoever takes this becomes the next one.
+    lead_offered: bool,
+}
+
+/// Why waiting for a group ended.
+pub(crate) enum Waited {
+    Done(Result<(), AppendError>),
+    /// The caller is the leader now, and must lead.
+    Lead,
+}
+
+impl Group {
+    /// Wakes all who wait.
+    pub(crate) fn complete(&self, result: Result<(), AppendError>) {
+        let mut state = self.lock();
+        state.result = Some(result);
+        let wakers = std::mem::take(&mut state.wakers);
+        drop(state);
+        self.changed.notify_all();
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Makes one of the threads that wait, or will, the leader.
+    pub(crate) fn offer_lead(&self) {
+        self.lock().lead_offered = true;
+        self.changed.notify_one();
+    }
+
+    /// Blocks until the group is done or the caller is to lead.
+    pub(crate) fn wait(&self) -> Waited {
+        let mut state = self.lock();
+        loop {
+            if std::mem::take(&mut state.lead_offered) {
+                return Waited::Lead;
+            }
+            if let Some(result) = &state.result {
+                return Waited::Done(result.clone());
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Whether the group is done; if not, the waker is woken when it is.
+    pub(crate) fn poll(&self, context: &Context<'_>) -> Poll<Result<(), AppendError>> {
+        let mut state = self.lock();
+        if let Some(result) = &state.result {
+            return Poll::Ready(result.clone());
+        }
+        if !state.wakers.iter().any(|waker| waker.will_wake(context.waker())) {
+            state.wakers.push(context.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Readers that have reached the end and wait for more.
+#[derive(Debug, Default)]
+pub(crate) struct Watch {
+    state: Mutex<(u64, Vec<Waker>)>,
+    changed: Condvar,
+}
+
+impl Watch {
+    /// Something new can be read.
+    pub(crate) fn notify(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.0 += 1;
+        let wakers = std::mem::take(&mut state.1);
+        drop(state);
+        self.changed.notify_all();
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// How often there was news. Taken before looking, so that news in between is not missed.
+    pub(crate) fn version(&self) -> u64 {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// Blocks until there is news after `version`, or the time is over; says whether there is.
+    pub(crate) fn wait(&self, version: u64, timeout: std::time::Duration) -> bool {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.changed.wait_timeout_while(state, timeout, |state| state.0 == version);
+        waited.unwrap_or_else(PoisonError::into_inner).0.0 != version
+    }
+
+    /// Whether there is news after `version`; if not, the waker is woken when there is.
+    pub(crate) fn poll(&self, version: u64, context: &Context<'_>) -> Poll<()> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.0 != version {
+            return Poll::Ready(());
+        }
+        if !state.1.iter().any(|waker| waker.will_wake(context.waker())) {
+            state.1.push(context.waker().clone());
+        }
+        Poll::Pending
+    }
+}

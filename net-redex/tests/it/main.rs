@@ -1,0 +1,4 @@
+//! What the log promises, from outside.
+
+mod basics;
+mod support;
