@@ -19,15 +19,15 @@ const ORIGIN_UNNAMED: u16 = u16::MAX;
 
 /// One record, in 16 bytes: which dots it holds and where it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub(crate) struct Entry {
     /// Seq of its first event.
-    pub seq: u64,
+    pub(crate) seq: u64,
     /// Byte position in the segment.
-    pub position: u64,
+    pub(crate) position: u64,
     /// Number of its origin in the index's table; none for the 65,536th and later.
-    pub origin: Option<u16>,
+    pub(crate) origin: Option<u16>,
     /// Its events.
-    pub events: u16,
+    pub(crate) events: u16,
 }
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -41,15 +41,15 @@ struct RawEntry {
 
 /// What an origin has in a segment, and where it stands at its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OriginRange {
+pub(crate) struct OriginRange {
     /// Whose.
-    pub origin: ShortId,
+    pub(crate) origin: ShortId,
     /// First and last seq in this segment; none if it has nothing in it.
-    pub range: Option<(u64, u64)>,
+    pub(crate) range: Option<(u64, u64)>,
     /// The seq after the highest one in the log up to the segment's end.
-    pub next: u64,
+    pub(crate) next: u64,
     /// Hash of the batch that holds `next - 1`.
-    pub hash: [u8; 32],
+    pub(crate) hash: [u8; 32],
 }
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -64,21 +64,21 @@ struct RawOrigin {
 
 /// What the index says of its segment as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct IndexMeta {
+pub(crate) struct IndexMeta {
     /// The log.
-    pub log: LogId,
+    pub(crate) log: LogId,
     /// Base offset of the segment.
-    pub base: u64,
+    pub(crate) base: u64,
     /// How often the segment had been rewritten.
-    pub generation: u32,
+    pub(crate) generation: u32,
     /// Byte position after the last record.
-    pub end: u64,
+    pub(crate) end: u64,
     /// Offset after the last event.
-    pub end_offset: u64,
+    pub(crate) end_offset: u64,
     /// Store time of the last record, unix nanoseconds.
-    pub end_time: u64,
+    pub(crate) end_time: u64,
     /// Hash of the last batch.
-    pub last_hash: [u8; 32],
+    pub(crate) last_hash: [u8; 32],
 }
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -99,18 +99,18 @@ struct RawMeta {
 
 /// A whole index.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct IndexFile {
+pub(crate) struct IndexFile {
     /// The segment as a whole.
-    pub meta: IndexMeta,
+    pub(crate) meta: IndexMeta,
     /// One for each record, in order.
-    pub entries: Vec<Entry>,
+    pub(crate) entries: Vec<Entry>,
     /// One for each origin of the log so far; `Entry::origin` counts in it.
-    pub origins: Vec<OriginRange>,
+    pub(crate) origins: Vec<OriginRange>,
 }
 
 /// Why bytes are no index of the segment at hand. The index is then made again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum IndexError {
+pub(crate) enum IndexError {
     /// A page is damaged or missing.
     #[error("the index is damaged")]
     Damaged,
@@ -122,7 +122,7 @@ pub enum IndexError {
 impl IndexFile {
     /// The bytes of the file.
     #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let count = |n: usize| U32::new(u32::try_from(n).expect("a segment has at most 2^32 bytes"));
         let meta = RawMeta {
             magic: MAGIC,
@@ -166,7 +166,7 @@ impl IndexFile {
     ///
     /// # Errors
     /// [`IndexError::Damaged`] if a checksum does not hold or bytes are missing or left over.
-    pub fn decode(bytes: &[u8]) -> Result<Self, IndexError> {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, IndexError> {
         let (first, mut rest) = bytes.split_at_checked(PAGE_LEN).ok_or(IndexError::Damaged)?;
         if !page_is_sound(first) {
             return Err(IndexError::Damaged);

@@ -6,37 +6,37 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use super::{LogId, PAGE_LEN, page_is_sound, seal_page};
 
 /// Bytes of one of the two slots.
-pub const SLOT_LEN: usize = PAGE_LEN;
+pub(crate) const SLOT_LEN: usize = PAGE_LEN;
 
 const MAGIC: [u8; 8] = *b"NETMANIF";
 const VERSION: u32 = 1;
 
 /// Up to where the log is known to be on the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Floor {
+pub(crate) struct Floor {
     /// Base offset of the segment.
-    pub segment: u64,
+    pub(crate) segment: u64,
     /// Byte position in it.
-    pub position: u64,
+    pub(crate) position: u64,
     /// Offset of the event that would stand there.
-    pub offset: u64,
+    pub(crate) offset: u64,
 }
 
 /// The state of a log that its segments do not tell by themselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Manifest {
+pub(crate) struct Manifest {
     /// The log's random name.
-    pub log: LogId,
+    pub(crate) log: LogId,
     /// Counts up with each write.
-    pub generation: u64,
+    pub(crate) generation: u64,
     /// The channel whose batches it holds; its hash.
-    pub channel: [u8; 32],
+    pub(crate) channel: [u8; 32],
     /// The mesh that the batches were signed in.
-    pub mesh: [u8; 32],
+    pub(crate) mesh: [u8; 32],
     /// The first offset that retention has left.
-    pub first: u64,
+    pub(crate) first: u64,
     /// Nothing below it may ever be cut.
-    pub floor: Floor,
+    pub(crate) floor: Floor,
 }
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -58,7 +58,7 @@ struct Fixed {
 impl Manifest {
     /// The page.
     #[must_use]
-    pub fn encode(&self) -> [u8; SLOT_LEN] {
+    pub(crate) fn encode(&self) -> [u8; SLOT_LEN] {
         let fixed = Fixed {
             magic: MAGIC,
             version: U32::new(VERSION),
@@ -80,7 +80,7 @@ impl Manifest {
 
     /// What a slot says, or nothing if it is damaged, empty or of another version.
     #[must_use]
-    pub fn decode(page: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(page: &[u8]) -> Option<Self> {
         if !page_is_sound(page) {
             return None;
         }
@@ -104,7 +104,7 @@ impl Manifest {
 
 /// The newest sound slot of a manifest file, and how many of the slots that were ever written are damaged.
 #[must_use]
-pub fn newest(file: &[u8]) -> (Option<Manifest>, usize) {
+pub(crate) fn newest(file: &[u8]) -> (Option<Manifest>, usize) {
     let mut damaged = 0;
     let mut best: Option<Manifest> = None;
     for page in file.chunks(SLOT_LEN).take(2) {
@@ -120,7 +120,7 @@ pub fn newest(file: &[u8]) -> (Option<Manifest>, usize) {
 
 /// Byte position of the slot that this generation is written to.
 #[must_use]
-pub const fn slot_of(generation: u64) -> u64 {
+pub(crate) const fn slot_of(generation: u64) -> u64 {
     (generation % 2) * SLOT_LEN as u64
 }
 

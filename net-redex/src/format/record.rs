@@ -7,25 +7,25 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use super::LogId;
 
 /// Bytes of a record header.
-pub const RECORD_HEADER_LEN: usize = 32;
+pub(crate) const RECORD_HEADER_LEN: usize = 32;
 /// Records begin at multiples of this many bytes, so that bodies are 16-aligned in memory.
-pub const RECORD_ALIGN: usize = 64;
+pub(crate) const RECORD_ALIGN: usize = 64;
 /// The part of a file that a disk writes whole or not at all: what telling torn from rotten rests on.
-pub const SECTOR_LEN: usize = 512;
+pub(crate) const SECTOR_LEN: usize = 512;
 
 const MAGIC: u16 = 0x5852;
 const OFFSET_TTL: usize = 3;
 
 /// Everything before this record in the log was on the disk before this record was written.
-pub const FLAG_SYNCED_BEFORE: u16 = 1;
+pub(crate) const FLAG_SYNCED_BEFORE: u16 = 1;
 /// The body is gone: every event in it was superseded. Header, seal and parents stay.
-pub const FLAG_COMPACTED: u16 = 2;
+pub(crate) const FLAG_COMPACTED: u16 = 2;
 const FLAGS_KNOWN: u16 = FLAG_SYNCED_BEFORE | FLAG_COMPACTED;
 
 /// The 32 bytes before a stored batch. Numbers are little-endian.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
-pub struct RecordHeader {
+pub(crate) struct RecordHeader {
     magic: U16,
     flags: U16,
     header_crc: U32,
@@ -40,31 +40,31 @@ const _: () = assert!(size_of::<RecordHeader>() == RECORD_HEADER_LEN && RECORD_H
 impl RecordHeader {
     /// Bit field: [`FLAG_SYNCED_BEFORE`], [`FLAG_COMPACTED`].
     #[must_use]
-    pub fn flags(&self) -> u16 {
+    pub(crate) fn flags(&self) -> u16 {
         self.flags.get()
     }
 
     /// Bytes of the stored batch.
     #[must_use]
-    pub fn length(&self) -> usize {
+    pub(crate) fn length(&self) -> usize {
         self.length.get() as usize
     }
 
     /// Offset of the batch's first event in this log.
     #[must_use]
-    pub fn offset(&self) -> u64 {
+    pub(crate) fn offset(&self) -> u64 {
         self.offset.get()
     }
 
     /// When it was stored: unix nanoseconds, never less than that of the record before.
     #[must_use]
-    pub fn time(&self) -> u64 {
+    pub(crate) fn time(&self) -> u64 {
         self.time.get()
     }
 
     /// Bytes of the whole record: header, batch, zeros.
     #[must_use]
-    pub fn record_len(&self) -> usize {
+    pub(crate) fn record_len(&self) -> usize {
         record_len(self.length())
     }
 
@@ -76,19 +76,19 @@ impl RecordHeader {
 
 /// Bytes of the record of a batch of this length.
 #[must_use]
-pub const fn record_len(batch_len: usize) -> usize {
+pub(crate) const fn record_len(batch_len: usize) -> usize {
     (RECORD_HEADER_LEN + batch_len).next_multiple_of(RECORD_ALIGN)
 }
 
 /// What a record is made with, beside the batch.
 #[derive(Clone, Copy, Debug)]
-pub struct RecordParams {
+pub(crate) struct RecordParams {
     /// Bit field.
-    pub flags: u16,
+    pub(crate) flags: u16,
     /// Offset of the first event.
-    pub offset: u64,
+    pub(crate) offset: u64,
     /// Unix nanoseconds.
-    pub time: u64,
+    pub(crate) time: u64,
 }
 
 /// The zeros after a batch of this length, at most 63 of them.
@@ -100,7 +100,7 @@ fn padding(batch_len: usize) -> &'static [u8] {
 ///
 /// Apart from [`push`] so that it can be computed before any lock is taken.
 #[must_use]
-pub fn body_crc(batch: &[u8]) -> u32 {
+pub(crate) fn body_crc(batch: &[u8]) -> u32 {
     let Some((before, rest)) = batch.split_at_checked(OFFSET_TTL) else { return crc32c::crc32c(batch) };
     let crc = crc32c::crc32c_append(crc32c::crc32c(before), &[0]);
     let crc = crc32c::crc32c_append(crc, rest.get(1..).unwrap_or_default());
@@ -108,7 +108,7 @@ pub fn body_crc(batch: &[u8]) -> u32 {
 }
 
 /// Appends a record to `out`.
-pub fn push(out: &mut Vec<u8>, log: &LogId, params: RecordParams, batch: &[u8], body_crc: u32) {
+pub(crate) fn push(out: &mut Vec<u8>, log: &LogId, params: RecordParams, batch: &[u8], body_crc: u32) {
     let length = u32::try_from(batch.len()).expect("a frame has at most FRAME_LEN_MAX bytes");
     let mut header = RecordHeader {
         magic: U16::new(MAGIC),
@@ -131,7 +131,7 @@ pub fn push(out: &mut Vec<u8>, log: &LogId, params: RecordParams, batch: &[u8], 
 }
 
 /// Sets [`FLAG_SYNCED_BEFORE`] in the record that starts at the beginning of `record`.
-pub fn mark_synced_before(record: &mut [u8], log: &LogId) {
+pub(crate) fn mark_synced_before(record: &mut [u8], log: &LogId) {
     let Ok((header, _)) = RecordHeader::mut_from_prefix(record) else { return };
     header.flags = U16::new(header.flags() | FLAG_SYNCED_BEFORE);
     header.header_crc = U32::new(header.crc(log));
@@ -139,7 +139,7 @@ pub fn mark_synced_before(record: &mut [u8], log: &LogId) {
 
 /// What stands at a place in a segment.
 #[derive(Clone, Copy, Debug)]
-pub enum Probe<'a> {
+pub(crate) enum Probe<'a> {
     /// A record whose checksums hold.
     Record(Stored<'a>),
     /// A record whose header holds and whose body does not.
@@ -152,26 +152,26 @@ pub enum Probe<'a> {
 
 /// A record whose checksums hold.
 #[derive(Clone, Copy, Debug)]
-pub struct Stored<'a> {
+pub(crate) struct Stored<'a> {
     /// Its 32 bytes.
-    pub header: &'a RecordHeader,
+    pub(crate) header: &'a RecordHeader,
     /// The frame's 64 bytes.
-    pub frame_header: &'a Header,
+    pub(crate) frame_header: &'a Header,
     /// The frame: for a compacted record header, seal and parents only.
-    pub frame: &'a [u8],
+    pub(crate) frame: &'a [u8],
 }
 
 impl Stored<'_> {
     /// The offset after its last event.
     #[must_use]
-    pub fn next_offset(&self) -> u64 {
+    pub(crate) fn next_offset(&self) -> u64 {
         self.header.offset() + u64::from(self.frame_header.events())
     }
 }
 
 /// The record header at the start of `bytes`, if its own checksum holds. The body is not looked at.
 #[must_use]
-pub fn header<'a>(bytes: &'a [u8], log: &LogId) -> Option<&'a RecordHeader> {
+pub(crate) fn header<'a>(bytes: &'a [u8], log: &LogId) -> Option<&'a RecordHeader> {
     let (header, _) = RecordHeader::ref_from_prefix(bytes).ok()?;
     let sound = header.magic.get() == MAGIC
         && header.header_crc.get() == header.crc(log)
@@ -182,7 +182,7 @@ pub fn header<'a>(bytes: &'a [u8], log: &LogId) -> Option<&'a RecordHeader> {
 
 /// Looks at the record at the start of `bytes`, which go to the end of the segment.
 #[must_use]
-pub fn probe<'a>(bytes: &'a [u8], log: &LogId) -> Probe<'a> {
+pub(crate) fn probe<'a>(bytes: &'a [u8], log: &LogId) -> Probe<'a> {
     let Some(first) = bytes.get(..RECORD_HEADER_LEN) else { return Probe::Free };
     let Some(header) = header(bytes, log) else {
         return if first.iter().all(|b| *b == 0) { Probe::Free } else { Probe::HeaderDamaged };
@@ -210,7 +210,7 @@ fn frame<'a>(body: &'a [u8], header: &RecordHeader) -> Option<(&'a Header, &'a [
 
 /// The frame's header in a record that is damaged: a hint of whose events it held, and no proof.
 #[must_use]
-pub fn hint<'a>(bytes: &'a [u8]) -> Option<&'a Header> {
+pub(crate) fn hint<'a>(bytes: &'a [u8]) -> Option<&'a Header> {
     let header = Header::parse(bytes.get(RECORD_HEADER_LEN..)?).ok()?;
     (header.events() > 0).then_some(header)
 }
@@ -220,7 +220,7 @@ pub fn hint<'a>(bytes: &'a [u8]) -> Option<&'a Header> {
 /// The body's own frame header gives a length; if the checksum over that length is the one that stands in the
 /// damaged header, the body is whole.
 #[must_use]
-pub fn salvage(bytes: &[u8]) -> Option<usize> {
+pub(crate) fn salvage(bytes: &[u8]) -> Option<usize> {
     let (header, _) = RecordHeader::ref_from_prefix(bytes).ok()?;
     let batch_len = HEADER_LEN + hint(bytes)?.payload_len();
     let body = bytes.get(RECORD_HEADER_LEN..record_len(batch_len))?;

@@ -6,7 +6,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use super::{LogId, PAGE_LEN, page_is_sound, seal_page};
 
 /// Bytes before the first record of a segment.
-pub const SEGMENT_HEADER_LEN: usize = PAGE_LEN;
+pub(crate) const SEGMENT_HEADER_LEN: usize = PAGE_LEN;
 
 const MAGIC: [u8; 8] = *b"NETREDEX";
 const VERSION: u32 = 1;
@@ -14,25 +14,25 @@ const FLAG_SYNCED_BEFORE: u32 = 1;
 
 /// What a segment says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SegmentParams {
+pub(crate) struct SegmentParams {
     /// The log it belongs to.
-    pub log: LogId,
+    pub(crate) log: LogId,
     /// Offset of its first event.
-    pub base: u64,
+    pub(crate) base: u64,
     /// Unix nanoseconds: no record in it is older.
-    pub base_time: u64,
+    pub(crate) base_time: u64,
     /// Hash of the batch before its first; zeros if there is none.
-    pub prev: [u8; 32],
+    pub(crate) prev: [u8; 32],
     /// Everything before it in the log was on the disk before it was made.
-    pub synced_before: bool,
+    pub(crate) synced_before: bool,
     /// How often it has been rewritten, by compaction or repair.
-    pub generation: u32,
+    pub(crate) generation: u32,
 }
 
 /// The fixed part; zeros and a checksum fill the page.
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
-pub struct SegmentHeader {
+pub(crate) struct SegmentHeader {
     magic: [u8; 8],
     version: U32,
     flags: U32,
@@ -46,7 +46,7 @@ pub struct SegmentHeader {
 impl SegmentHeader {
     /// The page.
     #[must_use]
-    pub fn encode(params: &SegmentParams) -> [u8; PAGE_LEN] {
+    pub(crate) fn encode(params: &SegmentParams) -> [u8; PAGE_LEN] {
         let header = Self {
             magic: MAGIC,
             version: U32::new(VERSION),
@@ -65,7 +65,7 @@ impl SegmentHeader {
 
     /// What the page says, or nothing if it is damaged or of another version.
     #[must_use]
-    pub fn decode(page: &[u8]) -> Option<SegmentParams> {
+    pub(crate) fn decode(page: &[u8]) -> Option<SegmentParams> {
         if !page_is_sound(page) {
             return None;
         }

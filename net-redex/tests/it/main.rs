@@ -1,4 +1,6 @@
 //! What the log promises, from outside.
 
 mod basics;
+#[cfg(feature = "sim")]
+mod sim;
 mod support;
