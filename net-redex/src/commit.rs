@@ -19,7 +19,6 @@ use crate::segment::{ActiveIndex, Segment, segment_path};
 const ROUNDS_MAX: usize = 8;
 /// A segment grows by at least this much at a time.
 pub(crate) const GROW_BYTES: u64 = 1 << 20;
-const SPARE: &str = "spare.tmp";
 
 impl Core {
     /// Writes groups until none is left, or it is another's turn.
@@ -198,7 +197,7 @@ impl Core {
     pub(crate) fn roll(&self, writer: &mut Writer, base: u64, time: u64) -> Result<(), AppendError> {
         let old = writer.active.clone();
         let synced = writer.durable.position == writer.position && writer.durable.segment == old.base();
-        let Spare { file, allocated } = self.take_spare()?;
+        let Spare { path, file, allocated } = self.take_spare()?;
         let (last_hash, index) = {
             let index = self.index();
             let end = (writer.position, writer.next_offset, writer.time);
@@ -212,10 +211,14 @@ impl Core {
             synced_before: synced,
             generation: 0,
         };
+        let written = write_all(&*file, &SegmentHeader::encode(&params), 0).and_then(|()| file.fdatasync());
+        if let Err(error) = written {
+            // The file is dropped with the failed sync; the next attempt makes another.
+            let _ = self.config.disk.remove(&path);
+            return Err(refused(&error, SEGMENT_HEADER_LEN as u64));
+        }
         let made = || -> io::Result<Published> {
-            write_all(&*file, &SegmentHeader::encode(&params), 0)?;
-            file.fdatasync()?;
-            self.config.disk.rename(&self.dir.join(SPARE), &segment_path(&self.dir, base))?;
+            self.config.disk.rename(&path, &segment_path(&self.dir, base))?;
             if !mutant!("skip_dir_sync") {
                 self.config.disk.sync_dir(&self.dir)?;
             }
@@ -223,7 +226,8 @@ impl Core {
             bytes.publish(SEGMENT_HEADER_LEN as u64)?;
             Ok(bytes)
         };
-        let bytes = made().map_err(|error| refused(&error, SEGMENT_HEADER_LEN as u64))?;
+        // From here on the directory may name a segment that this log does not write to: there is no way back.
+        let bytes = made().map_err(|_| AppendError::Poisoned)?;
         let segment = Arc::new(Segment::new(params, bytes, allocated));
         if synced {
             writer.durable = Floor { segment: base, position: SEGMENT_HEADER_LEN as u64, offset: base };
@@ -258,7 +262,12 @@ impl Core {
 
     /// Makes a file with room for this many bytes.
     pub(crate) fn make_spare(&self, bytes: u64) -> io::Result<Spare> {
-        let path = self.dir.join(SPARE);
+        let number = {
+            let mut state = lock(&self.chores.state);
+            state.spares += 1;
+            state.spares
+        };
+        let path = self.dir.join(format!("spare-{number}.tmp"));
         let file = self.config.disk.open(&path, OpenMode::Create)?;
         let allocated = file.allocate(bytes).and_then(|()| file.fdatasync());
         if let Err(error) = allocated {
@@ -266,7 +275,7 @@ impl Core {
             let _ = self.config.disk.remove(&path);
             return Err(error);
         }
-        Ok(Spare { file, allocated: bytes })
+        Ok(Spare { path, file, allocated: bytes })
     }
 
     /// Writes the manifest with the floor where the writer knows it.

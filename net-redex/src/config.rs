@@ -4,7 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use net_transport::FRAME_LEN_MAX;
+use net_channel::{ChannelHash, ChannelName};
+use net_transport::{FRAME_LEN_MAX, MeshId};
+use zeroize::Zeroizing;
 
 use crate::OpenError;
 use crate::disk::{Disk, RealDisk};
@@ -69,6 +71,16 @@ impl Retention {
     }
 }
 
+/// What seals a key ring. Not shown, and erased when it is dropped.
+#[derive(Clone)]
+pub struct RingSecret(pub(crate) Zeroizing<[u8; 32]>);
+
+impl fmt::Debug for RingSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RingSecret(..)")
+    }
+}
+
 /// How a log is kept. Starts from `default()`.
 #[derive(Clone)]
 #[non_exhaustive]
@@ -79,10 +91,12 @@ pub struct LogConfig {
     pub segment_bytes: u64,
     /// What may be forgotten. Default: nothing.
     pub retention: Retention,
-    /// The channel whose batches this log takes, by hash. Default: of any channel, one after the other.
-    pub channel: Option<[u8; 32]>,
-    /// The mesh that signatures name. Default: zeros, a log that belongs to no mesh.
-    pub mesh: [u8; 32],
+    /// The mesh and the channel whose batches this log takes. Default: what the log in the directory was made for;
+    /// for a new one the channel `log` of no mesh.
+    pub channel: Option<(MeshId, ChannelHash)>,
+    /// What seals the key ring on the disk: the node derives it for this log from its seed. Default: none, and keys
+    /// of writers are kept in memory only, so what they wrote cannot be opened after the process ends.
+    pub ring_secret: Option<RingSecret>,
     /// Whether threads of the log's own make room ahead, move the floor, and enforce retention. Without them, call
     /// `Log::tend` from time to time; and an append that is awaited, rather than waited for, blocks in its poll.
     /// Default: yes.
@@ -105,7 +119,7 @@ impl Default for LogConfig {
             segment_bytes: 64 << 20,
             retention: Retention::FOREVER,
             channel: None,
-            mesh: [0; 32],
+            ring_secret: None,
             background: true,
             read_only: false,
             disk: Arc::new(RealDisk),
@@ -151,8 +165,14 @@ impl LogConfig {
 
     /// The same, for the batches of one channel of one mesh.
     #[must_use]
-    pub fn channel(self, mesh: [u8; 32], channel: [u8; 32]) -> Self {
-        Self { mesh, channel: Some(channel), ..self }
+    pub fn channel(self, mesh: MeshId, channel: ChannelHash) -> Self {
+        Self { channel: Some((mesh, channel)), ..self }
+    }
+
+    /// The same, with the key ring on the disk, sealed under this secret.
+    #[must_use]
+    pub fn ring_secret(self, secret: [u8; 32]) -> Self {
+        Self { ring_secret: Some(RingSecret(Zeroizing::new(secret))), ..self }
     }
 
     /// The same, without threads of its own.
@@ -193,6 +213,14 @@ impl LogConfig {
             return Err(OpenError::Config("segment_bytes must be a multiple of 4096"));
         }
         Ok(())
+    }
+
+    /// What a new log is for.
+    pub(crate) fn channel_or_default(&self) -> (MeshId, ChannelHash) {
+        self.channel.unwrap_or_else(|| {
+            let mesh = MeshId([0; 32]);
+            (mesh, ChannelName::parse("log").expect("a name").hash(&mesh))
+        })
     }
 
     /// Bytes of the largest batch that fits.

@@ -1,16 +1,18 @@
 //! The state of an open log, and putting a batch in the queue of what is to be written.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 
-use net_transport::ShortId;
+use net_channel::ChannelHash;
+use net_transport::{MeshId, ShortId};
 
 use crate::config::LogConfig;
 use crate::disk::DiskFile;
 use crate::format::{Floor, IndexFile, LogId, Manifest, RecordParams, SEGMENT_HEADER_LEN, body_crc, push, record_len};
 use crate::group::{Group, Watch};
+use crate::keyring::KeyRing;
 use crate::hole::Hole;
 use crate::segment::{ActiveIndex, Head, Segment, Table};
 use crate::{AppendError, batch};
@@ -26,6 +28,8 @@ pub(crate) struct Core {
     pub(crate) dir: PathBuf,
     pub(crate) config: LogConfig,
     pub(crate) id: LogId,
+    pub(crate) channel: ChannelHash,
+    pub(crate) mesh: MeshId,
     pub(crate) staging: Mutex<Staging>,
     /// Held by whoever leads, and by those who must not meet a leader.
     pub(crate) writer: Mutex<Writer>,
@@ -37,6 +41,9 @@ pub(crate) struct Core {
     pub(crate) end_offset: AtomicU64,
     pub(crate) watch: Watch,
     pub(crate) chores: Chores,
+    pub(crate) keys: Mutex<KeyRing>,
+    /// Origins that have a writer: one each.
+    pub(crate) writing: Mutex<BTreeSet<ShortId>>,
     pub(crate) counters: Counters,
 }
 
@@ -60,10 +67,13 @@ pub(crate) struct Staging {
     pub(crate) buffer: Vec<u8>,
 }
 
+/// Those that wait for one write.
+pub(crate) type AppendGroup = Group<Result<(), AppendError>>;
+
 /// A group and its records.
 #[derive(Debug)]
 pub(crate) struct Pending {
-    pub(crate) group: Arc<Group>,
+    pub(crate) group: Arc<AppendGroup>,
     /// Threads that wait, or are about to, and can be made leaders.
     pub(crate) threads: usize,
     /// It begins a new segment.
@@ -122,6 +132,8 @@ pub(crate) struct ChoreState {
     pub(crate) tend_now: bool,
     pub(crate) threads: Vec<std::thread::JoinHandle<()>>,
     pub(crate) spare: Option<Spare>,
+    /// Spares made so far: no two have one name.
+    pub(crate) spares: u64,
     /// Indexes of sealed segments that are to be written.
     pub(crate) indexes: Vec<Arc<IndexFile>>,
 }
@@ -129,6 +141,7 @@ pub(crate) struct ChoreState {
 /// A file that will be the next segment.
 #[derive(Debug)]
 pub(crate) struct Spare {
+    pub(crate) path: PathBuf,
     pub(crate) file: Arc<dyn DiskFile>,
     pub(crate) allocated: u64,
 }
@@ -149,9 +162,9 @@ pub(crate) struct Counters {
 /// Where a batch stands in the queue.
 #[derive(Debug)]
 pub(crate) enum Staged {
-    In { group: Arc<Group>, offset: u64, lead: bool },
+    In { group: Arc<AppendGroup>, offset: u64, lead: bool },
     /// There is no room until this group is done.
-    NoRoom(Arc<Group>),
+    NoRoom(Arc<AppendGroup>),
 }
 
 /// Who waits for an append.
@@ -178,7 +191,7 @@ impl Core {
     fn try_stage(&self, frame: &[u8], expected: Option<u64>, waiter: Waiter) -> Result<Staged, AppendError> {
         let view = batch::check(frame)?;
         let header = view.header();
-        if self.config.channel.is_some_and(|channel| !channel.starts_with(&header.channel().to_le_bytes())) {
+        if self.channel.prefix() != header.channel() {
             return Err(AppendError::OtherChannel);
         }
         let limit = self.config.batch_len_max();

@@ -3,33 +3,38 @@
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use crate::AppendError;
-
 /// One group of appends: all are done at once, or fail at once.
-#[derive(Debug, Default)]
-pub(crate) struct Group {
-    state: Mutex<State>,
+#[derive(Debug)]
+pub(crate) struct Group<R> {
+    state: Mutex<State<R>>,
     changed: Condvar,
 }
 
-#[derive(Debug, Default)]
-struct State {
-    result: Option<Result<(), AppendError>>,
+#[derive(Debug)]
+struct State<R> {
+    result: Option<R>,
     wakers: Vec<Waker>,
     /// A leader left while this group waited; whoever takes this becomes the next one.
     lead_offered: bool,
 }
 
 /// Why waiting for a group ended.
-pub(crate) enum Waited {
-    Done(Result<(), AppendError>),
+pub(crate) enum Waited<R> {
+    Done(R),
     /// The caller is the leader now, and must lead.
     Lead,
 }
 
-impl Group {
+impl<R> Default for Group<R> {
+    fn default() -> Self {
+        let state = State { result: None, wakers: Vec::new(), lead_offered: false };
+        Self { state: Mutex::new(state), changed: Condvar::new() }
+    }
+}
+
+impl<R: Clone> Group<R> {
     /// Wakes all who wait.
-    pub(crate) fn complete(&self, result: Result<(), AppendError>) {
+    pub(crate) fn complete(&self, result: R) {
         let mut state = self.lock();
         state.result = Some(result);
         let wakers = std::mem::take(&mut state.wakers);
@@ -45,7 +50,7 @@ impl Group {
     }
 
     /// Blocks until the group is done or the caller is to lead.
-    pub(crate) fn wait(&self) -> Waited {
+    pub(crate) fn wait(&self) -> Waited<R> {
         let mut state = self.lock();
         loop {
             if std::mem::take(&mut state.lead_offered) {
@@ -59,7 +64,7 @@ impl Group {
     }
 
     /// Whether the group is done; if not, the waker is woken when it is.
-    pub(crate) fn poll(&self, context: &Context<'_>) -> Poll<Result<(), AppendError>> {
+    pub(crate) fn poll(&self, context: &Context<'_>) -> Poll<R> {
         let mut state = self.lock();
         if let Some(result) = &state.result {
             return Poll::Ready(result.clone());
@@ -70,7 +75,7 @@ impl Group {
         Poll::Pending
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State<R>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

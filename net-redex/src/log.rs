@@ -8,10 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
+use net_channel::ChannelHash;
+use net_transport::MeshId;
+
 use crate::config::LogConfig;
-use crate::core::{Core, Staged, Waiter, lock};
+use crate::core::{AppendGroup, Core, Staged, Waiter, lock};
 use crate::format::LogId;
-use crate::group::{Group, Waited};
+use crate::group::Waited;
 use crate::hole::Hole;
 use crate::open::{DirLock, open};
 use crate::recovery::Recovery;
@@ -119,6 +122,18 @@ impl Log {
     #[must_use]
     pub fn id(&self) -> LogId {
         self.core.id
+    }
+
+    /// The channel whose batches it holds.
+    #[must_use]
+    pub fn channel(&self) -> ChannelHash {
+        self.core.channel
+    }
+
+    /// The mesh that its signatures name.
+    #[must_use]
+    pub fn mesh(&self) -> MeshId {
+        self.core.mesh
     }
 
     /// The offset of the oldest event that is kept.
@@ -232,8 +247,8 @@ pub struct Append<'a> {
 #[derive(Debug)]
 enum AppendState {
     New,
-    NoRoom(Arc<Group>),
-    Queued(Arc<Group>, u64),
+    NoRoom(Arc<AppendGroup>),
+    Queued(Arc<AppendGroup>, u64),
 }
 
 impl Append<'_> {
@@ -263,7 +278,7 @@ impl Append<'_> {
     }
 }
 
-fn wait_for(core: &Core, group: &Group) -> Result<(), AppendError> {
+fn wait_for(core: &Core, group: &AppendGroup) -> Result<(), AppendError> {
     loop {
         match group.wait() {
             Waited::Done(result) => return result,

@@ -6,6 +6,9 @@ use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, RwLock};
 
+use net_channel::ChannelHash;
+use net_transport::MeshId;
+
 use crate::OpenError;
 use crate::commit::GROW_BYTES;
 use crate::config::{LogConfig, SyncPolicy};
@@ -17,6 +20,7 @@ use crate::format::{
     Floor, LogId, Manifest, SEGMENT_HEADER_LEN, SLOT_LEN, SegmentHeader, SegmentParams, newest, slot_of,
 };
 use crate::hole::Hole;
+use crate::keyring::KeyRing;
 use crate::recovery::{Recovery, Tail, recover};
 use crate::segment::{ActiveIndex, Segment, Table, base_in_name, index_path, segment_path};
 
@@ -39,10 +43,6 @@ pub(crate) fn open(dir: &Path, mut config: LogConfig) -> Result<(Core, Recovery,
     };
     let mut report = Recovery::default();
     let (file, manifest) = read_manifest(dir, &config, &mut report)?;
-    config.channel.get_or_insert(manifest.channel);
-    if config.channel == Some([0; 32]) {
-        config.channel = None;
-    }
     let files = Files { dir, config: &config, id: manifest.log };
     let bases = tidy(&files, &manifest, &mut report)?;
 
@@ -60,7 +60,8 @@ pub(crate) fn open(dir: &Path, mut config: LogConfig) -> Result<(Core, Recovery,
         None => Vec::new(),
     };
     let index = files.index_of(&tail.opened, &tail.records, &before).opening(dir)?;
-    let core = assemble(dir, &config, ManifestFile { file, last: manifest }, &sealed, tail, index, &report)?;
+    let keys = KeyRing::load(&files)?;
+    let core = assemble(dir, &config, ManifestFile { file, last: manifest }, &sealed, tail, index, &report, keys)?;
     if !core.config.read_only {
         let mut writer = crate::core::lock(&core.writer);
         core.write_floor(&mut writer).map_err(|error| OpenError::Io {
@@ -99,8 +100,7 @@ fn read_manifest(
         Err(source) => return Err(OpenError::Io { path, source }),
     };
     if let (Some(file), Some(found)) = (&file, found) {
-        let other = |ours: [u8; 32], theirs: [u8; 32]| theirs != [0; 32] && ours != theirs;
-        if config.channel.is_some_and(|channel| other(channel, found.channel) || other(config.mesh, found.mesh)) {
+        if config.channel.is_some_and(|(mesh, channel)| (mesh.0, channel.0) != (found.mesh, found.channel)) {
             return Err(OpenError::OtherChannel(dir.to_owned()));
         }
         return Ok((file.clone(), found));
@@ -147,11 +147,12 @@ fn make_manifest(dir: &Path, config: &LogConfig, report: &mut Recovery) -> Resul
         Some(known) => known,
         None => (LogId(config.entropy.bytes()), 0),
     };
+    let (mesh, channel) = config.channel_or_default();
     Ok(Manifest {
         log,
         generation: 1,
-        channel: config.channel.unwrap_or_default(),
-        mesh: config.mesh,
+        channel: channel.0,
+        mesh: mesh.0,
         first,
         floor: Floor { segment: first, position: SEGMENT_HEADER_LEN as u64, offset: first },
     })
@@ -244,6 +245,7 @@ fn assemble(
     tail: Tail,
     index: ActiveIndex,
     report: &Recovery,
+    keys: KeyRing,
 ) -> Result<Core, OpenError> {
     let path = segment_path(dir, tail.base);
     let floor = tail.floor();
@@ -256,6 +258,8 @@ fn assemble(
     Ok(Core {
         dir: dir.to_owned(),
         id: manifest.last.log,
+        channel: ChannelHash(manifest.last.channel),
+        mesh: MeshId(manifest.last.mesh),
         staging: Mutex::new(Staging {
             queue: VecDeque::new(),
             bytes: 0,
@@ -288,6 +292,8 @@ fn assemble(
         end_offset: AtomicU64::new(tail.next_offset),
         watch: crate::group::Watch::default(),
         chores: crate::core::Chores::default(),
+        keys: Mutex::new(keys),
+        writing: Mutex::default(),
         counters: crate::core::Counters::default(),
         config: config.clone(),
     })

@@ -150,8 +150,7 @@ impl Log {
             Start::Place(place) if place.log == core.id => place.offset,
             Start::Place(place) => return Err(ReadError::OtherLog { here: core.id, found: place.log }),
             Start::Cursor(cursor) => {
-                let channel = core.config.channel;
-                let here = cursor.iter().filter(|(pair, _)| channel.is_none_or(|channel| channel == pair.channel));
+                let here = cursor.iter().filter(|(pair, _)| pair.channel == core.channel.0);
                 skip = here.map(|(pair, next)| (ShortId::of(&pair.origin), next)).collect();
                 core.offset_of_cursor(&skip).reading(&core.dir)?
             }

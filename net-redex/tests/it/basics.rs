@@ -1,15 +1,15 @@
 //! Appending and reading, on real files.
 
-use net_redex::{Ack, Log, LogConfig, SyncPolicy};
+use net_redex::{Ack, Log, SyncPolicy};
 
-use crate::support::{Origin, batches, stored};
+use crate::support::{Origin, config, batches, stored};
 
 #[test]
 fn what_is_appended_is_read_in_order_and_after_reopening() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut origin = Origin::new(1);
     let frames: Vec<_> = (0..100).map(|i: u32| origin.batch(&[&i.to_le_bytes(), b"x"])).collect();
-    let log = Log::open(dir.path(), LogConfig::default()).expect("a new log");
+    let log = Log::open(dir.path(), config()).expect("a new log");
     for (i, frame) in frames.iter().enumerate() {
         assert_eq!(log.append(frame).wait().expect("room"), Ack::Durable { offset: 2 * i as u64 });
     }
@@ -22,7 +22,7 @@ fn what_is_appended_is_read_in_order_and_after_reopening() {
     };
     check(&log);
     log.close().expect("closed");
-    let log = Log::open(dir.path(), LogConfig::default()).expect("reopened");
+    let log = Log::open(dir.path(), config()).expect("reopened");
     assert_eq!(log.recovery(), &net_redex::Recovery::default());
     assert_eq!(log.next_seq(&origin.short()), Some(origin.next_seq()));
     check(&log);
@@ -35,7 +35,7 @@ fn small_segments_roll_and_read_back() {
         let mut origin = Origin::new(1);
         let payload = [7; 3000];
         let frames: Vec<_> = (0..200).map(|_| origin.batch(&[&payload])).collect();
-        let config = LogConfig::default().sync(sync).segment_bytes(64 << 10);
+        let config = config().sync(sync).segment_bytes(64 << 10);
         let log = Log::open(dir.path(), config.clone()).expect("a new log");
         for (i, frame) in frames.iter().enumerate() {
             let ack = log.append(frame).wait().expect("room");

@@ -16,7 +16,7 @@ const DIR: &str = "/log";
 
 fn config(disk: &SimDisk, sync: SyncPolicy) -> LogConfig {
     let time = AtomicU64::new(1);
-    LogConfig::default()
+    crate::support::config()
         .sync(sync)
         .segment_bytes(64 << 10)
         .without_threads()

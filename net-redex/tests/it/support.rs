@@ -2,13 +2,18 @@
 
 use net_channel::{BatchBuilder, BatchHash, ChannelHash, ChannelName, Hlc, SealParams, SenderKey};
 use net_identity::EntityKey;
-use net_redex::{Batch, Found, Log, Start};
+use net_redex::{Batch, Found, Log, LogConfig, Start};
 use net_transport::{MeshId, Priority, ShortId, Visibility};
 
 pub(crate) const MESH: MeshId = MeshId([7; 32]);
 
 pub(crate) fn channel() -> ChannelHash {
     ChannelName::parse("tests/log").expect("a name").hash(&MESH)
+}
+
+/// A log of the tests' channel.
+pub(crate) fn config() -> LogConfig {
+    LogConfig::default().channel(MESH, channel())
 }
 
 /// An origin that makes batches, one after the other.
