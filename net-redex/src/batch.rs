@@ -1,6 +1,6 @@
 //! What the log asks of a batch before it takes it.
 
-use net_channel::SealedView;
+use net_channel::{SealView, SealedView};
 
 use crate::AppendError;
 
@@ -9,7 +9,8 @@ pub(crate) fn check(frame: &[u8]) -> Result<SealedView<'_>, AppendError> {
     SealedView::parse(frame).map_err(AppendError::NotABatch)
 }
 
-/// The batch hash, or zeros if the frame is not whole.
+/// The hash of a stored batch, with its body or without; zeros if it is neither.
 pub(crate) fn hash(frame: &[u8]) -> [u8; 32] {
-    SealedView::parse(frame).map(|view| view.hash().0).unwrap_or_default()
+    let whole = SealedView::parse(frame).map(|view| view.hash().0);
+    whole.or_else(|_| SealView::parse(frame).map(|view| view.hash().0)).unwrap_or_default()
 }

@@ -51,6 +51,11 @@ pub(crate) fn open(dir: &Path, mut config: LogConfig) -> Result<(Core, Recovery,
     let tail = recover(&files, tail_bases, manifest.floor, &mut report).opening(dir)?;
     let tail = match tail {
         Some(tail) if tail.next_offset >= manifest.floor.offset => tail,
+        Some(tail) if config.read_only => {
+            let lost = tail.next_offset..manifest.floor.offset;
+            report.holes.push(Hole { offsets: lost, dots: Vec::new(), segment: tail.base, bytes: 0..0 });
+            tail
+        }
         // What the floor vouches for is gone: that is a loss, not a shorter log.
         tail => restart(&files, &manifest, tail.map(|tail| tail.next_offset), &mut report)?,
     };

@@ -110,6 +110,10 @@ impl Batch {
         self.time
     }
 
+    pub(crate) fn flags(&self) -> u16 {
+        self.flags
+    }
+
     /// Whether its body is gone, because every event in it was superseded.
     #[must_use]
     pub fn is_compacted(&self) -> bool {
@@ -437,7 +441,8 @@ impl Core {
             Err(error) => return Err(error),
         };
         let known = self.table().sealed.get(&base).and_then(std::sync::Weak::upgrade);
-        if let Some(segment) = known {
+        // Compaction replaces segments: positions of one generation mean nothing in another.
+        if let Some(segment) = known.filter(|segment| segment.params.generation == index.meta.generation) {
             return Ok(Some((segment, index)));
         }
         let Some(segment) = self.files().sealed(base, index.meta.end)? else { return Ok(None) };
@@ -576,6 +581,41 @@ impl Core {
 
 fn position_of(segment: &Segment, index: &IndexFile, offset: u64, log: &LogId) -> u64 {
     position_in(segment, &index.entries, offset, log)
+}
+
+/// Goes through all bytes of a segment: records, and what is damaged as it is.
+pub(crate) struct SegmentReader<'a> {
+    segment: &'a Arc<Segment>,
+    log: &'a LogId,
+    position: u64,
+}
+
+pub(crate) fn segment_reader<'a>(segment: &'a Arc<Segment>, log: &'a LogId) -> SegmentReader<'a> {
+    SegmentReader { segment, log, position: SEGMENT_HEADER_LEN as u64 }
+}
+
+impl<'a> SegmentReader<'a> {
+    /// The bytes of the next record and its batch; of damage, the bytes of one alignment and nothing.
+    pub(crate) fn next_record(&mut self) -> Option<(&'a [u8], Option<Batch>)> {
+        let end = self.segment.bytes.end();
+        let rest = self.segment.bytes.slice(self.position..end).filter(|rest| !rest.is_empty())?;
+        let Probe::Record(stored) = probe(rest, self.log) else {
+            let len = RECORD_ALIGN.min(rest.len());
+            self.position += len as u64;
+            return Some((&rest[..len], None));
+        };
+        let start = self.position + RECORD_HEADER_LEN as u64;
+        let batch = Batch {
+            segment: self.segment.clone(),
+            bytes: start..start + stored.frame.len() as u64,
+            offset: stored.header.offset(),
+            time: stored.header.time(),
+            flags: stored.header.flags(),
+        };
+        let len = stored.header.record_len();
+        self.position += len as u64;
+        Some((&rest[..len], Some(batch)))
+    }
 }
 
 /// The position of the last record whose offset is not above this one.
