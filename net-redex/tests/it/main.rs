@@ -2,5 +2,9 @@
 
 mod basics;
 #[cfg(feature = "sim")]
+mod crash;
+mod events;
+#[cfg(feature = "sim")]
 mod sim;
 mod support;
+mod verify;
