@@ -209,7 +209,7 @@ impl Core {
     }
 
     fn index_of_rewritten(&self, files: &Files<'_>, opened: &Opened, old: &IndexFile) -> io::Result<IndexFile> {
-        let walk = files.walk(opened, WalkStart { bodies_from: u64::MAX, ..WalkStart::of_segment(opened.params.base) })?;
+        let walk = files.walk(opened, WalkStart::of_segment(opened.params.base))?;
         // Only positions change: the origins, and where they stand, are the old ones.
         let mut made = old.clone();
         let index = files.index_of(opened, &walk.records, &[])?;

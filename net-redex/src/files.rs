@@ -158,7 +158,7 @@ impl Files<'_> {
             let end = (SEGMENT_HEADER_LEN as u64, bases[at], 0);
             return Ok(ActiveIndex::after(before, [0; 32]).snapshot(self.id, &params, end));
         };
-        let walk = self.walk(&segment, Start { bodies_from: u64::MAX, ..Start::of_segment(bases[at]) })?;
+        let walk = self.walk(&segment, Start::of_segment(bases[at]))?;
         let index = self.index_of(&segment, &walk.records, before)?;
         Ok(index.snapshot(self.id, &segment.params, (walk.end, walk.next_offset, walk.last_time)))
     }

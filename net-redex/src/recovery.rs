@@ -122,16 +122,16 @@ fn read_parts(files: &Files<'_>, bases: &[u64], floor: Floor, report: &mut Recov
         if opened.header_damaged {
             report.passed_over.push(format!("{base:016x}.seg has a damaged first page"));
         }
-        let bodies_from = if base == floor.segment { floor.position } else { 0 };
+        let judged_from = if base == floor.segment { floor.position } else { 0 };
         if !files.config.read_only {
             // What a program that was killed left in the system's memory goes to the disk now. And after a failed
-            // sync memory shows what the disk does not have, so what is judged below is read from the disk itself.
+            // sync memory shows what the disk does not have, so what is above the floor is read from the disk itself.
             opened.file.fdatasync()?;
             if !mutant!("trust_cache") {
-                opened.file.forget_cache(bodies_from)?;
+                opened.file.forget_cache(judged_from)?;
             }
         }
-        let walk = files.walk(&opened, Start { bodies_from, ..Start::of_segment(base) })?;
+        let walk = files.walk(&opened, Start::of_segment(base))?;
         if let Some(before) = parts.last_mut() {
             if base < before.walk.next_offset && walk.records.is_empty() {
                 // It was made, and then the batch that it was made for was not written.
@@ -153,7 +153,7 @@ fn read_parts(files: &Files<'_>, bases: &[u64], floor: Floor, report: &mut Recov
                 before.walk.next_offset = base;
             }
         }
-        report.replayed += walk.records.iter().filter(|record| record.position >= bodies_from).count() as u64;
+        report.replayed += walk.records.iter().filter(|record| record.position >= judged_from).count() as u64;
         parts.push(Part { base, opened, walk });
     }
     Ok(parts)

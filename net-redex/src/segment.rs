@@ -73,11 +73,6 @@ impl ActiveIndex {
         Self { entries: Vec::new(), origins, numbers, last_hash }
     }
 
-    pub(crate) fn from_file(file: IndexFile) -> Self {
-        let numbers = file.origins.iter().enumerate().map(|(i, o)| (o.origin, i)).collect();
-        Self { entries: file.entries, origins: file.origins, numbers, last_hash: file.meta.last_hash }
-    }
-
     pub(crate) fn push(&mut self, position: u64, origin: ShortId, seq: u64, events: u16, hash: [u8; 32]) {
         let number = *self.numbers.entry(origin).or_insert_with(|| {
             self.origins.push(OriginRange { origin, range: None, next: 0, hash: [0; 32] });
@@ -97,10 +92,6 @@ impl ActiveIndex {
     pub(crate) fn head(&self, origin: &ShortId) -> Option<Head> {
         let range = &self.origins[*self.numbers.get(origin)?];
         Some(Head { next: range.next, hash: range.hash })
-    }
-
-    pub(crate) fn heads(&self) -> impl Iterator<Item = (ShortId, Head)> {
-        self.origins.iter().map(|o| (o.origin, Head { next: o.next, hash: o.hash }))
     }
 
     pub(crate) fn entries(&self) -> &[Entry] {

@@ -49,19 +49,17 @@ pub(crate) struct Walk {
     pub(crate) last_time: u64,
 }
 
-/// Where a walk begins and what it checks.
+/// Where a walk begins.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Start {
     pub(crate) position: u64,
     pub(crate) offset: u64,
-    /// Bodies of records at or after this position are checked; of those before only the headers.
-    pub(crate) bodies_from: u64,
 }
 
 impl Start {
     /// The first record of a segment.
     pub(crate) fn of_segment(base: u64) -> Self {
-        Self { position: SEGMENT_HEADER_LEN as u64, offset: base, bodies_from: 0 }
+        Self { position: SEGMENT_HEADER_LEN as u64, offset: base }
     }
 }
 
@@ -70,7 +68,7 @@ pub(crate) fn walk(segment: &[u8], log: &LogId, start: Start) -> Walk {
     let mut out = Walk { end: start.position, next_offset: start.offset, ..Walk::default() };
     loop {
         let rest = from(segment, out.end);
-        match step(rest, log, out.end >= start.bodies_from, out.next_offset) {
+        match step(rest, log, out.next_offset) {
             Step::Record(seen, len, time) => {
                 out.next_offset = seen.offset + u64::from(seen.events);
                 out.records.push(Seen { position: out.end, ..seen });
@@ -104,24 +102,8 @@ enum Step {
     Lost { skip: u64, hint: Option<(ShortId, u64, u16)>, whole: bool },
 }
 
-fn step(rest: &[u8], log: &LogId, check_body: bool, expected: u64) -> Step {
+fn step(rest: &[u8], log: &LogId, expected: u64) -> Step {
     let guess = || hint(rest).map(|h| (h.origin(), h.seq(), h.events()));
-    if !check_body
-        && let Some(header) = header(rest, log)
-        && header.offset() == expected
-        && let Some(frame) = hint(rest)
-        && rest.len() >= header.record_len()
-    {
-        let seen = Seen {
-            position: 0,
-            offset: header.offset(),
-            seq: frame.seq(),
-            origin: frame.origin(),
-            events: frame.events(),
-            synced_before: header.flags() & FLAG_SYNCED_BEFORE != 0,
-        };
-        return Step::Record(seen, header.record_len() as u64, header.time());
-    }
     match probe(rest, log) {
         Probe::Record(stored) if stored.header.offset() == expected => {
             let seen = Seen {
@@ -188,4 +170,162 @@ fn has_zero_sector(bytes: &[u8], position: u64) -> bool {
 fn is_stray(bytes: &[u8]) -> bool {
     let bits: u32 = bytes.iter().map(|byte| byte.count_ones()).sum();
     bits <= 2 && bytes.len() >= RECORD_HEADER_LEN
+}
+
+#[cfg(test)]
+mod tests {
+    use net_channel::{BatchBuilder, BatchHash, ChannelHash, Hlc, SealParams, SealedView, SenderKey};
+    use net_identity::EntityKey;
+    use net_transport::{MeshId, Priority, Visibility};
+
+    use super::*;
+    use crate::format::{RecordParams, body_crc, push};
+
+    const LOG: LogId = LogId([4; 16]);
+    const MESH: MeshId = MeshId([7; 32]);
+    const CHANNEL: ChannelHash = ChannelHash([8; 32]);
+
+    fn frames(count: u64, payload_len: usize) -> Vec<Vec<u8>> {
+        let (signer, sender_key) = (EntityKey::from_secret(&[1; 32]), SenderKey::new([2; 32]));
+        let mut prev = BatchHash::ZERO;
+        let frame = |seq| {
+            let mut builder = BatchBuilder::new();
+            builder.push(&vec![3; payload_len], None, &[], Hlc::new(1, 0)).expect("it fits");
+            let sealed = builder.seal(&SealParams {
+                mesh: &MESH,
+                channel: &CHANNEL,
+                signer: &signer,
+                sender_key: &sender_key,
+                seq,
+                incarnation: 1,
+                prev,
+                parents: &[],
+                parents_cut: false,
+                salt: [1; 16],
+                visibility: Visibility::Global,
+                priority: Priority::Normal,
+                realtime: false,
+                subnet: [0; 4],
+                cap: [0; 4],
+            });
+            let sealed = sealed.expect("the key is here");
+            prev = sealed.hash();
+            sealed.frame().to_vec()
+        };
+        (1..=count).map(frame).collect()
+    }
+
+    fn segment(frames: &[Vec<u8>]) -> Vec<u8> {
+        let mut bytes = vec![0; SEGMENT_HEADER_LEN];
+        for (i, frame) in frames.iter().enumerate() {
+            let params = RecordParams { flags: 0, offset: i as u64, time: 5 };
+            push(&mut bytes, &LOG, params, frame, body_crc(frame));
+        }
+        bytes
+    }
+
+    #[test]
+    fn each_bit_of_a_mebibyte_of_records_is_covered_by_a_checksum() {
+        let mut bytes = segment(&frames(1100, 600));
+        assert!(bytes.len() > 1 << 20);
+        let records = walk(&bytes, &LOG, Start::of_segment(0)).records;
+        assert_eq!(records.len(), 1100);
+        let ends = records.iter().skip(1).map(|r| r.position).chain([bytes.len() as u64]);
+        let mut flipped = 0;
+        for (record, end) in records.iter().zip(ends) {
+            let (start, end) = (record.position as usize, end as usize);
+            for bit in start * 8..end * 8 {
+                bytes[bit / 8] ^= 1 << (bit % 8);
+                assert!(!matches!(probe(&bytes[start..end], &LOG), Probe::Record(_)), "bit {bit}");
+                bytes[bit / 8] ^= 1 << (bit % 8);
+                flipped += 1;
+            }
+        }
+        assert!(flipped >= 8 << 20, "{flipped} bits");
+    }
+
+    #[test]
+    fn ten_thousand_flipped_bits_with_checksums_made_right_are_seen_by_hash_or_signature() {
+        let frames = frames(20, 600);
+        let origin = EntityKey::from_secret(&[1; 32]).id();
+        let mut random = 1_u64;
+        let mut seen = 0;
+        for _ in 0..10_000 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let mut frame = frames[(random >> 33) as usize % frames.len()].clone();
+            let bit = (random >> 13) as usize % (frame.len() * 8);
+            frame[bit / 8] ^= 1 << (bit % 8);
+            let verified = SealedView::parse(&frame).and_then(|view| view.verify(&MESH, &CHANNEL, &origin));
+            // Only the ttl is outside the signature, and a log stores it as zero.
+            assert_eq!(verified.is_err(), bit / 8 != 3, "bit {bit}");
+            seen += u32::from(verified.is_err());
+        }
+        assert!(seen > 9_900, "{seen} of 10,000");
+    }
+
+    #[test]
+    fn flipped_bits_cost_one_record_and_no_other() {
+        let clean = segment(&frames(40, 300));
+        let all = walk(&clean, &LOG, Start::of_segment(0)).records;
+        let mut bytes = clean.clone();
+        for bit in (SEGMENT_HEADER_LEN * 8..clean.len() * 8).step_by(37) {
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            let walk = walk(&bytes, &LOG, Start::of_segment(0));
+            assert_eq!(walk.records.len(), 39, "bit {bit}");
+            assert!(walk.records.iter().all(|r| all.contains(r)), "bit {bit}");
+            let [span] = &walk.spans[..] else { panic!("bit {bit}: {:?}", walk.spans) };
+            assert!(!span.can_be_torn, "bit {bit}: a whole record is never taken for a torn one");
+            assert_eq!(span.offsets.end - span.offsets.start, 1, "bit {bit}");
+            bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+    }
+
+    #[test]
+    fn missing_sectors_of_the_last_record_read_as_torn() {
+        let clean = segment(&frames(3, 2000));
+        let last = walk(&clean, &LOG, Start::of_segment(0)).records[2].position as usize;
+        let sectors: Vec<usize> = (last / SECTOR_LEN..clean.len().div_ceil(SECTOR_LEN)).collect();
+        for missing in 1_u32..1 << sectors.len() {
+            let mut bytes = clean.clone();
+            for (_, sector) in sectors.iter().enumerate().filter(|(i, _)| missing >> i & 1 == 1) {
+                let start = (sector * SECTOR_LEN).max(last);
+                let end = ((sector + 1) * SECTOR_LEN).min(bytes.len());
+                bytes[start..end].fill(0);
+            }
+            let walk = walk(&bytes, &LOG, Start::of_segment(0));
+            assert_eq!(walk.records.len(), 2);
+            assert!(walk.spans.iter().all(|span| span.can_be_torn), "{missing:b}: {:?}", walk.spans);
+        }
+    }
+
+    #[test]
+    fn stray_bits_in_free_space_are_no_record() {
+        let clean = segment(&frames(3, 100));
+        for at in [0, 5, 700, 4000] {
+            let mut bytes = clean.clone();
+            bytes.resize(clean.len() + 8192, 0);
+            bytes[clean.len() + at] = 4;
+            let walk = walk(&bytes, &LOG, Start::of_segment(0));
+            assert_eq!((walk.records.len(), walk.next_offset), (3, 3));
+            let [span] = &walk.spans[..] else { panic!("{:?}", walk.spans) };
+            assert!(span.stray && span.can_be_torn && span.offsets.is_empty());
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_walked_without_panic_and_to_an_end() {
+        proptest::proptest!(proptest::prelude::ProptestConfig::with_cases(300), |(
+            mut tail in proptest::collection::vec(proptest::num::u8::ANY, 0..3000),
+            at in 0_usize..6000, len in 0_usize..200,
+        )| {
+            let mut bytes = segment(&frames(4, 500));
+            bytes.append(&mut tail);
+            let at = at.min(bytes.len());
+            let end = (at + len).min(bytes.len());
+            bytes.drain(at..end);
+            let walk = walk(&bytes, &LOG, Start::of_segment(0));
+            assert!(walk.end <= bytes.len().next_multiple_of(RECORD_ALIGN) as u64);
+            assert!(walk.records.windows(2).all(|w| w[0].offset < w[1].offset));
+        });
+    }
 }

@@ -95,11 +95,6 @@ impl Published {
         self.file.allocate(len)
     }
 
-    /// The file; [`DiskFile::pwrite`] must not be called on it below the published end.
-    pub(crate) fn file(&self) -> &dyn DiskFile {
-        &*self.file
-    }
-
     /// Published bytes, borrowed; nothing if some of them are not published.
     pub(crate) fn slice(&self, range: Range<u64>) -> Option<&[u8]> {
         if range.start > range.end || range.end > self.end() {

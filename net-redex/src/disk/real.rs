@@ -152,6 +152,7 @@ impl MemoryDisk {
 }
 
 /// A file that has no name in any directory.
+#[cfg(feature = "sim")]
 pub(super) fn anonymous_file() -> io::Result<impl DiskFile> {
     Ok(RealFile(rustix::fs::memfd_create("net-redex", MemfdFlags::CLOEXEC)?))
 }

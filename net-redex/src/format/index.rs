@@ -114,9 +114,6 @@ pub(crate) enum IndexError {
     /// A page is damaged or missing.
     #[error("the index is damaged")]
     Damaged,
-    /// It belongs to another state of the segment.
-    #[error("the index is older or newer than its segment")]
-    Stale,
 }
 
 impl IndexFile {

@@ -152,7 +152,7 @@ fn flipped_bit_on_the_disk_costs_one_batch_and_is_named() {
         let others: Vec<_> = frames.iter().enumerate().filter(|(i, _)| *i != lost).map(|(_, f)| stored(f)).collect();
         assert_eq!(read, others, "bit {bit}");
         let scrub = log.scrub().expect("readable");
-        assert_eq!(scrub.holes.len(), 1);
+        assert_eq!(scrub.holes.len(), 1, "bit {bit}: {scrub:?}");
         assert_eq!((scrub.batches, scrub.segments), (9, 1));
         let found = log.verify(&[origin.key.id()], &[]).expect("readable").faults;
         assert_eq!(found[0].what, FaultKind::Damaged, "bit {bit}");
