@@ -15,6 +15,8 @@ use net_redex::{EventItem, Found, Log, LogConfig, Start, SyncPolicy};
 use net_transport::{Priority, Visibility};
 
 const PAYLOAD_LEN: usize = 256;
+/// With its 20 bytes of framing, 256 of these are one batch of 64 KiB.
+const IN_BATCH_LEN: usize = 232;
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
@@ -133,7 +135,7 @@ fn none(dir: &Path) {
         drop(log);
         let log = Log::open(fresh(dir, "none"), LogConfig::default().sync(SyncPolicy::None)).expect("a log");
         let writer = log.writer(Arc::new(EntityKey::from_secret(&[1; 32]))).expect("a writer");
-        let payload = [5; PAYLOAD_LEN];
+        let payload = [5; IN_BATCH_LEN];
         let start = Instant::now();
         for _ in 0..BATCHES {
             writer.append_all(std::iter::repeat_n(&payload, 256)).expect("written");
@@ -151,7 +153,7 @@ fn replay(dir: &Path) {
     let log = Log::open(fresh(dir, "replay"), LogConfig::default().sync(SyncPolicy::None)).expect("a log");
     let writer = log.writer(Arc::new(EntityKey::from_secret(&[1; 32]))).expect("a writer");
     for _ in 0..4000 {
-        writer.append_all(std::iter::repeat_n(&[5; PAYLOAD_LEN], 256)).expect("written");
+        writer.append_all(std::iter::repeat_n(&[5; IN_BATCH_LEN], 256)).expect("written");
     }
     let (mut crc, mut verified) = (Vec::new(), Vec::new());
     for round in 0..6 {
@@ -168,7 +170,7 @@ fn replay(dir: &Path) {
             let EventItem::Event(event) = item.expect("readable") else { panic!("damage") };
             bytes += event.payload().len();
         }
-        assert_eq!(bytes, events as usize * PAYLOAD_LEN);
+        assert_eq!(bytes, events as usize * IN_BATCH_LEN);
         if round > 0 {
             crc.push(rate);
             verified.push(events as f64 / start.elapsed().as_secs_f64());
@@ -183,7 +185,7 @@ fn reopen(dir: &Path) {
     let log = Log::open(&path, LogConfig::default().sync(SyncPolicy::None)).expect("a log");
     let writer = log.writer(Arc::new(EntityKey::from_secret(&[1; 32]))).expect("a writer");
     for i in 0..30_000 {
-        writer.append_all(std::iter::repeat_n(&[5; PAYLOAD_LEN], 256)).expect("written");
+        writer.append_all(std::iter::repeat_n(&[5; IN_BATCH_LEN], 256)).expect("written");
         if i % 256 == 0 {
             log.sync().expect("synced");
         }
@@ -226,7 +228,7 @@ impl Frames {
     fn batch(&mut self, events: u64) -> Vec<u8> {
         let mut builder = BatchBuilder::new();
         for _ in 0..events {
-            builder.push(&[5; PAYLOAD_LEN - 24], None, &[], Hlc::new(1, 0)).expect("it fits");
+            builder.push(&[5; IN_BATCH_LEN], None, &[], Hlc::new(1, 0)).expect("it fits");
         }
         let sealed = builder.seal(&SealParams {
             mesh: &self.log.mesh(),

@@ -7,11 +7,13 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use crate::AppendError;
 use crate::core::{Core, Pending, Spare, Writer, lock};
 use crate::disk::{OpenMode, Published, write_all};
 use crate::format::{Floor, SEGMENT_HEADER_LEN, SegmentHeader, SegmentParams, mark_synced_before, slot_of};
+use crate::group::let_gather;
 use crate::mutants::mutant;
 use crate::segment::{ActiveIndex, Segment, segment_path};
 
@@ -23,17 +25,17 @@ pub(crate) const GROW_BYTES: u64 = 1 << 20;
 impl Core {
     /// Writes groups until none is left, or it is another's turn.
     pub(crate) fn lead(&self) {
-        let mut last_size = 0;
+        let (mut last_size, mut last_took) = (0, Duration::ZERO);
         for round in 1.. {
-            // Those just woken are about to queue again. Letting them run first makes one group of them instead of
-            // two that take turns; alone, nothing else wants to run and this returns at once.
             if last_size > 1 {
-                self.let_a_group_gather(last_size);
+                let_gather(last_size, last_took, || self.staging().queue.iter().map(|p| p.records.len()).sum());
             }
             let Some(pending) = self.next_group() else { return };
             last_size = pending.records.len();
             let group = pending.group.clone();
+            let start = Instant::now();
             let result = self.commit(pending);
+            last_took = start.elapsed();
             if let Err(error) = &result {
                 self.fail_queue(error);
             }
@@ -41,18 +43,6 @@ impl Core {
             if round >= ROUNDS_MAX && self.hand_on() {
                 return;
             }
-        }
-    }
-
-    fn let_a_group_gather(&self, size: usize) {
-        let mut before = 0;
-        for _ in 0..GATHER_YIELDS_MAX {
-            std::thread::yield_now();
-            let now = self.staging().queue.iter().map(|pending| pending.records.len()).sum();
-            if now >= size || now == before {
-                return;
-            }
-            before = now;
         }
     }
 
@@ -295,9 +285,6 @@ impl Core {
         Ok(())
     }
 }
-
-/// How often a leader lets others run before it writes.
-const GATHER_YIELDS_MAX: usize = 4;
 
 fn refused(error: &io::Error, needed: u64) -> AppendError {
     match error.kind() {

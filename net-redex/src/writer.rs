@@ -4,6 +4,7 @@
 //! So a batch, and with it a signature and a sync, serves as many events as come in the time of one sync.
 
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use net_channel::{
     BatchBuilder, BatchHash, HlcClock, PushError, SealError, SealParams, SenderKey, SeqsExhausted, first_seq,
@@ -12,14 +13,12 @@ use net_identity::Signer;
 use net_transport::{Priority, Visibility};
 
 use crate::core::lock;
-use crate::group::{Group, Waited};
+use crate::group::{Group, Waited, let_gather};
 use crate::keyring::KeyRingError;
 use crate::{Ack, AppendError, Log};
 
 /// Batches that one thread seals and writes before another takes over.
 const ROUNDS_MAX: usize = 8;
-/// How often a thread lets others run, so that they queue their events, before it seals.
-const GATHER_YIELDS_MAX: usize = 4;
 const NANOS_PER_MS: u64 = 1_000_000;
 
 /// Appends events to a log, signed by one origin. Clones share it; every thread may use it.
@@ -42,8 +41,9 @@ struct Staging {
     builders: Vec<BatchBuilder>,
     clock: HlcClock,
     stop: Option<WriteError>,
-    /// Events of the batch that is being written.
-    in_flight: usize,
+    /// Events of the last batch, and how long it took.
+    last_size: usize,
+    last_took: Duration,
 }
 
 struct Open {
@@ -272,46 +272,40 @@ impl Inner {
     /// Seals and writes batches until there is none, or it is another's turn.
     fn lead(&self) {
         for round in 1.. {
-            self.let_a_batch_gather();
+            let (last_size, last_took) = {
+                let staging = self.staging();
+                (staging.last_size, staging.last_took)
+            };
+            if last_size > 1 {
+                let_gather(last_size, last_took, || self.staging().open.as_ref().map_or(0, |o| o.builder.events()));
+            }
             let mut open = {
                 let mut staging = self.staging();
                 let Some(open) = staging.open.take() else {
-                    (staging.leading, staging.in_flight) = (false, 0);
+                    staging.leading = false;
                     return;
                 };
-                staging.in_flight = open.builder.events();
+                staging.last_size = open.builder.events();
                 open
             };
+            let start = Instant::now();
             let result = self.seal_and_append(&mut open.builder);
             open.builder.clear();
-            self.staging().builders.push(open.builder);
+            {
+                let mut staging = self.staging();
+                staging.last_took = start.elapsed();
+                staging.builders.push(open.builder);
+            }
             open.group.complete(result);
             if round >= ROUNDS_MAX {
                 let mut staging = self.staging();
                 match &staging.open {
                     // Whoever put the first event there waits, or is about to.
                     Some(open) => open.group.offer_lead(),
-                    None => (staging.leading, staging.in_flight) = (false, 0),
+                    None => staging.leading = false,
                 }
                 return;
             }
-        }
-    }
-
-    /// Those whose batch is just written are about to write again: letting them makes one batch of their events,
-    /// not two that take turns. Alone, nothing else wants to run, and this costs next to nothing.
-    fn let_a_batch_gather(&self) {
-        let mut before = 0;
-        for _ in 0..GATHER_YIELDS_MAX {
-            let (now, last) = {
-                let staging = self.staging();
-                (staging.open.as_ref().map_or(0, |open| open.builder.events()), staging.in_flight)
-            };
-            if last <= 1 || now >= last || before > 0 && now == before {
-                return;
-            }
-            before = now;
-            std::thread::yield_now();
         }
     }
 
