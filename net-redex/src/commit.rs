@@ -91,15 +91,15 @@ impl Core {
         if writer.durable.position == writer.position && writer.durable.segment == segment.base() {
             mark_synced_before(&mut pending.bytes, &self.id);
         }
-        if mutant!("ack_early") {
-            pending.group.complete(Ok(()));
-        }
         self.write(&segment, &pending.bytes, pending.position)?;
         let events: u64 = pending.records.iter().map(|record| u64::from(record.events)).sum();
         let (count, next_offset) = (pending.records.len() as u64, pending.first_offset + events);
         (writer.position, writer.next_offset, writer.time) = (end, next_offset, pending.first_time.max(writer.time));
         if self.config.sync.waits() {
-            self.sync_active(writer)?;
+            let synced = self.sync_active(writer);
+            if !mutant!("ack_early") {
+                synced?;
+            }
         }
         {
             let mut index = self.index.write().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -277,7 +277,7 @@ impl Core {
         if mutant!("floor_ahead") {
             next.floor.position = writer.position.max(next.floor.position);
         }
-        let slot = if mutant!("one_manifest_slot") { 0 } else { slot_of(next.generation) };
+        let slot = slot_of(next.generation);
         let file = &writer.manifest.file;
         write_all(&**file, &next.encode(), slot).map_err(|error| AppendError::Io(Arc::new(error)))?;
         file.fdatasync().map_err(|_| AppendError::Poisoned)?;

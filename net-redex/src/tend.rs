@@ -104,6 +104,9 @@ impl Core {
             }
             (writer.unsynced.clone(), writer.active.clone(), reached)
         };
+        if mutant!("forget_rolled") {
+            segments.clear();
+        }
         segments.push(active);
         for segment in &segments {
             if let Err(error) = self.fdatasync(segment) {

@@ -22,6 +22,8 @@ const SECTOR: u64 = SECTOR_LEN as u64;
 pub enum Fault {
     /// From this call on, counted from 0, every call fails: the power is gone.
     PowerOff(u64),
+    /// This call, counted from 0, fails and does nothing.
+    Call(u64),
     /// Every so many calls, one fails and does nothing.
     EveryCall(u64),
     /// This sync, counted from 0 over all files, fails once. Some of what it should have written is not, and the
@@ -198,6 +200,7 @@ impl SimDisk {
         state.calls += 1;
         let strikes = state.faults.iter().any(|fault| match *fault {
             Fault::PowerOff(from) => call >= from,
+            Fault::Call(only) => call == only,
             Fault::EveryCall(every) => call % every == every - 1,
             _ => false,
         });

@@ -282,3 +282,122 @@ fn second_opening_is_refused_while_the_first_lives() {
     assert!(open(&disk, SyncPolicy::Group).is_ok());
     assert!(Path::new(DIR).is_absolute());
 }
+
+/// Writes, and takes the power before the log could be closed: the floor is old, and the marks tell.
+fn written_and_cut(frames: &[Vec<u8>]) -> SimDisk {
+    let disk = SimDisk::new(1);
+    let log = open(&disk, SyncPolicy::Group).expect("a new log");
+    for frame in frames {
+        assert!(log.append(frame).wait().is_ok());
+    }
+    disk.after_power_cut(PowerCut::Nothing)
+}
+
+/// Where a batch stands, and the first whole sector in it.
+fn sector_of(disk: &SimDisk, batch: usize) -> u64 {
+    let looked_at = disk.after_power_cut(PowerCut::Nothing);
+    let log = open(&looked_at, SyncPolicy::Group).expect("it opens");
+    let Found::Batch(batch) = &read_all(&log)[batch] else { panic!("a batch") };
+    let all = read_all(&log);
+    let before = all.iter().map(|found| match found {
+        Found::Batch(batch) => batch,
+        other => panic!("{other:?}"),
+    });
+    let before = before.take_while(|b| b.offset() < batch.offset());
+    let position: usize = before.map(|b| (32 + b.frame().len()).next_multiple_of(64)).sum();
+    (4096 + position as u64 + 32).next_multiple_of(512)
+}
+
+fn lose_sector(disk: &SimDisk, at: u64) {
+    for byte in at..at + 512 {
+        disk.rot(Path::new("/log/0000000000000000.seg"), byte, |byte| *byte = 0);
+    }
+}
+
+fn holes(log: &Log) -> Vec<u64> {
+    read_all(log).iter().filter_map(|f| if let Found::Hole(hole) = f { Some(hole.offsets.start) } else { None }).collect()
+}
+
+fn three() -> Vec<Vec<u8>> {
+    let mut origin = Origin::new(1);
+    (0..3).map(|_| origin.batch(&[&[3; 4000]])).collect()
+}
+
+#[test]
+fn lost_sector_below_the_floor_is_a_hole_and_nothing_is_cut() {
+    let disk = written_and_cut(&three());
+    // Opened and closed: the floor is at the end.
+    drop(open(&disk, SyncPolicy::Group).expect("it opens"));
+    lose_sector(&disk, sector_of(&disk, 2));
+    let log = open(&disk, SyncPolicy::Group).expect("it opens");
+    assert_eq!(log.recovery().torn, None);
+    assert_eq!((holes(&log), read_all(&log).len(), log.next_offset()), (vec![2], 3, 3));
+}
+
+#[test]
+fn lost_sector_before_a_later_sync_is_a_hole_and_nothing_is_cut() {
+    let disk = written_and_cut(&three());
+    lose_sector(&disk, sector_of(&disk, 1));
+    let log = open(&disk, SyncPolicy::Group).expect("it opens");
+    assert_eq!(log.recovery().torn, None, "the third batch was written after the second was synced");
+    assert_eq!((holes(&log), read_all(&log).len(), log.next_offset()), (vec![1], 3, 3));
+    assert_eq!(log.recovery().holes.len(), 1);
+}
+
+#[test]
+fn flipped_bit_in_the_last_batch_before_a_crash_is_a_hole() {
+    let disk = written_and_cut(&three());
+    let at = sector_of(&disk, 2) + 100;
+    disk.rot(Path::new("/log/0000000000000000.seg"), at, |byte| *byte ^= 1);
+    let log = open(&disk, SyncPolicy::Group).expect("it opens");
+    assert_eq!(log.recovery().torn, None, "no sector of it is missing, so it was written whole");
+    assert_eq!((holes(&log), log.next_offset()), (vec![2], 3));
+    // And the log goes on behind it, also after the next opening.
+    let mut origin = Origin::new(2);
+    assert!(log.append(&origin.batch(&[b"on"])).wait().is_ok());
+    drop(log);
+    let log = open(&disk, SyncPolicy::Group).expect("it opens");
+    assert_eq!((holes(&log), read_all(&log).len(), log.next_offset()), (vec![2], 4, 4));
+}
+
+#[test]
+fn failed_write_does_not_come_back_behind_a_shorter_one() {
+    let mut failed = 0;
+    for call in 1..8 {
+        let disk = SimDisk::new(call);
+        let log = open(&disk, SyncPolicy::Group).expect("a new log");
+        let mut origin = Origin::new(1);
+        disk.inject(Fault::ShortWrites);
+        disk.inject(Fault::Call(disk.calls() + call));
+        let result = log.append(&origin.batch(&[&[1; 20_000]])).wait();
+        disk.heal();
+        if !matches!(result, Err(AppendError::Io(_))) {
+            continue;
+        }
+        failed += 1;
+        let short = Origin::new(2).batch(&[b"short"]);
+        assert_eq!(log.append(&short).wait().expect("it is healed").offset(), 0);
+        drop(log);
+        let after = disk.after_power_cut(PowerCut::Nothing);
+        let log = open(&after, SyncPolicy::Group).expect("it opens");
+        let all = read_all(&log);
+        let [Found::Batch(batch)] = &all[..] else { panic!("one batch: {all:?}") };
+        assert_eq!(batch.frame(), stored(&short));
+    }
+    assert!(failed > 0);
+}
+
+#[test]
+fn sync_covers_segments_that_were_left() {
+    let disk = SimDisk::new(1);
+    let log = open(&disk, SyncPolicy::None).expect("a new log");
+    let mut origin = Origin::new(1);
+    for _ in 0..40 {
+        assert!(log.append(&origin.batch(&[&[1; 5000]])).wait().is_ok());
+    }
+    log.sync().expect("no faults");
+    let after = disk.after_power_cut(PowerCut::Nothing);
+    let log = open(&after, SyncPolicy::None).expect("it opens");
+    assert_eq!(read_all(&log).len(), 40);
+    assert!(log.recovery().holes.is_empty() && log.recovery().torn.is_none());
+}
