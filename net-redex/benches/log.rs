@@ -86,7 +86,11 @@ fn always(dir: &Path) {
     }
     let [bare, signed, unsigned, bare_record] = micros.map(median);
     println!("always, 1 writer, 256 B: bare loop {bare:.1} µs, bare loop of a record's bytes {bare_record:.1} µs");
-    println!("  signed event {signed:.1} µs, ratio {:.3}; batch that is signed already {unsigned:.1} µs, ratio {:.3}", signed / bare, unsigned / bare);
+    println!(
+        "  signed event {signed:.1} µs, ratio {:.3}; batch that is signed already {unsigned:.1} µs, ratio {:.3}",
+        signed / bare,
+        unsigned / bare
+    );
 }
 
 /// Many threads, each waiting for its event to be on the disk, one signature for each batch that forms.
@@ -115,7 +119,10 @@ fn group(dir: &Path) {
                 per_group = log.metrics().events as f64 / log.metrics().syncs as f64;
             }
         }
-        println!("group, {writers} writers, 256 B: {:.0} durable signed events/s, {per_group:.1} a sync", median(rates));
+        println!(
+            "group, {writers} writers, 256 B: {:.0} durable signed events/s, {per_group:.1} a sync",
+            median(rates)
+        );
     }
 }
 
@@ -145,7 +152,11 @@ fn none(dir: &Path) {
             signed.push((BATCHES * 256) as f64 / start.elapsed().as_secs_f64());
         }
     }
-    println!("none, batches of 256: {:.2} M events/s checksummed, {:.2} M sealed and signed", median(plain) / 1e6, median(signed) / 1e6);
+    println!(
+        "none, batches of 256: {:.2} M events/s checksummed, {:.2} M sealed and signed",
+        median(plain) / 1e6,
+        median(signed) / 1e6
+    );
 }
 
 /// From a warm mapping: with checksums, and with signatures and opened bodies.
@@ -176,7 +187,11 @@ fn replay(dir: &Path) {
             verified.push(events as f64 / start.elapsed().as_secs_f64());
         }
     }
-    println!("replay, warm: {:.1} M events/s with checksums, {:.2} M verified and opened", median(crc) / 1e6, median(verified) / 1e6);
+    println!(
+        "replay, warm: {:.1} M events/s with checksums, {:.2} M verified and opened",
+        median(crc) / 1e6,
+        median(verified) / 1e6
+    );
 }
 
 /// Opening a log of 2 GiB that was not closed: its directory is copied while it is open.
@@ -205,7 +220,12 @@ fn reopen(dir: &Path) {
     let start = Instant::now();
     let again = Log::open(&copy, LogConfig::default()).expect("opened");
     let opened = start.elapsed();
-    println!("reopen, {:.2} GiB not closed: {:.1} ms, {} batches replayed", bytes as f64 / (1u64 << 30) as f64, opened.as_secs_f64() * 1e3, again.recovery().replayed);
+    println!(
+        "reopen, {:.2} GiB not closed: {:.1} ms, {} batches replayed",
+        bytes as f64 / (1u64 << 30) as f64,
+        opened.as_secs_f64() * 1e3,
+        again.recovery().replayed
+    );
     drop(again);
     std::mem::forget(log);
 }

@@ -123,8 +123,7 @@ impl Core {
 
     fn sync_active(&self, writer: &mut Writer) -> Result<(), AppendError> {
         self.fdatasync(&writer.active)?;
-        writer.durable =
-            Floor { segment: writer.active.base(), position: writer.position, offset: writer.next_offset };
+        writer.durable = Floor { segment: writer.active.base(), position: writer.position, offset: writer.next_offset };
         Ok(())
     }
 
@@ -246,7 +245,9 @@ impl Core {
         let ready = lock(&self.chores.state).spare.take();
         match ready {
             Some(spare) => Ok(spare),
-            None => self.make_spare(GROW_BYTES.min(self.config.segment_bytes)).map_err(|error| refused(&error, GROW_BYTES)),
+            None => {
+                self.make_spare(GROW_BYTES.min(self.config.segment_bytes)).map_err(|error| refused(&error, GROW_BYTES))
+            }
         }
     }
 

@@ -13,9 +13,7 @@ use crate::core::{Core, lock};
 use crate::disk::{OpenMode, write_all};
 use crate::events::SealedWhy;
 use crate::files::{Files, Opened};
-use crate::format::{
-    FLAG_COMPACTED, IndexFile, RecordParams, SegmentHeader, SegmentParams, body_crc, push,
-};
+use crate::format::{FLAG_COMPACTED, IndexFile, RecordParams, SegmentHeader, SegmentParams, body_crc, push};
 use crate::segment::segment_path;
 use crate::walk::Start as WalkStart;
 use crate::{Batch, Found, Log, ReadError, Start};

@@ -12,8 +12,8 @@ use crate::config::LogConfig;
 use crate::disk::DiskFile;
 use crate::format::{Floor, IndexFile, LogId, Manifest, RecordParams, SEGMENT_HEADER_LEN, body_crc, push, record_len};
 use crate::group::{Group, Watch};
-use crate::keyring::KeyRing;
 use crate::hole::Hole;
+use crate::keyring::KeyRing;
 use crate::segment::{ActiveIndex, Head, Segment, Table};
 use crate::{AppendError, batch};
 
@@ -162,7 +162,11 @@ pub(crate) struct Counters {
 /// Where a batch stands in the queue.
 #[derive(Debug)]
 pub(crate) enum Staged {
-    In { group: Arc<AppendGroup>, offset: u64, lead: bool },
+    In {
+        group: Arc<AppendGroup>,
+        offset: u64,
+        lead: bool,
+    },
     /// There is no room until this group is done.
     NoRoom(Arc<AppendGroup>),
 }

@@ -7,9 +7,7 @@ use std::sync::Arc;
 use crate::batch;
 use crate::config::LogConfig;
 use crate::disk::{Disk, DiskFile, OpenMode, Published, read_up_to, write_all};
-use crate::format::{
-    IndexFile, LogId, OriginRange, Probe, SEGMENT_HEADER_LEN, SegmentHeader, SegmentParams, probe,
-};
+use crate::format::{IndexFile, LogId, OriginRange, Probe, SEGMENT_HEADER_LEN, SegmentHeader, SegmentParams, probe};
 use crate::segment::{ActiveIndex, Segment, base_in_name, index_path, segment_path};
 use crate::walk::{Seen, Start, Walk, walk};
 

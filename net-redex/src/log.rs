@@ -230,7 +230,10 @@ impl Log {
 
 impl fmt::Debug for Log {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Log").field("id", &self.core.id).field("next_offset", &self.next_offset()).finish_non_exhaustive()
+        f.debug_struct("Log")
+            .field("id", &self.core.id)
+            .field("next_offset", &self.next_offset())
+            .finish_non_exhaustive()
     }
 }
 

@@ -69,10 +69,8 @@ pub(crate) fn open(dir: &Path, mut config: LogConfig) -> Result<(Core, Recovery,
     let core = assemble(dir, &config, ManifestFile { file, last: manifest }, &sealed, tail, index, &report, keys)?;
     if !core.config.read_only {
         let mut writer = crate::core::lock(&core.writer);
-        core.write_floor(&mut writer).map_err(|error| OpenError::Io {
-            path: dir.join(MANIFEST),
-            source: io::Error::other(error),
-        })?;
+        core.write_floor(&mut writer)
+            .map_err(|error| OpenError::Io { path: dir.join(MANIFEST), source: io::Error::other(error) })?;
     }
     Ok((core, report, lock))
 }

@@ -495,9 +495,9 @@ impl Core {
     fn offset_of_cursor(&self, next: &BTreeMap<ShortId, u64>) -> std::io::Result<u64> {
         let (sealed, _) = self.bases();
         let unseen = |origins: &[crate::format::OriginRange]| {
-            origins.iter().any(|o| {
-                o.range.is_some_and(|(_, last)| next.get(&o.origin).is_none_or(|next| last >= *next))
-            })
+            origins
+                .iter()
+                .any(|o| o.range.is_some_and(|(_, last)| next.get(&o.origin).is_none_or(|next| last >= *next)))
         };
         for base in sealed {
             let index = self.sealed_index(base)?;
@@ -644,9 +644,7 @@ fn first_at(
     holds: impl Fn(&crate::format::RecordHeader) -> bool,
 ) -> Option<u64> {
     let end = segment.bytes.end();
-    let header_from = |i: usize| {
-        entries[i..].iter().find_map(|e| header(segment.bytes.slice(e.position..end)?, log))
-    };
+    let header_from = |i: usize| entries[i..].iter().find_map(|e| header(segment.bytes.slice(e.position..end)?, log));
     let (mut low, mut high) = (0, entries.len());
     while low < high {
         let middle = low + (high - low) / 2;

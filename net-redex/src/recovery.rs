@@ -73,9 +73,7 @@ pub(crate) fn recover(
     }
     let synced = synced_up_to(&parts, floor);
     let cut = parts.iter().enumerate().find_map(|(i, part)| {
-        let torn = |span: &&Span| {
-            (part.base, span.bytes.start) >= synced && span.can_be_torn || mutant!("cut_rot")
-        };
+        let torn = |span: &&Span| (part.base, span.bytes.start) >= synced && span.can_be_torn || mutant!("cut_rot");
         part.walk.spans.iter().find(torn).map(|span| (i, span.bytes.start, span.offsets.start, span.stray))
     });
     if let Some((i, position, offset, stray)) = cut {

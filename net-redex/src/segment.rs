@@ -1,10 +1,10 @@
 //! A segment in memory, and the table of all of a log's.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::io;
 
 use net_transport::ShortId;
 

@@ -186,12 +186,8 @@ impl Verifier<'_> {
     /// Holds a batch against its origin's batch before it.
     fn link(&mut self, offset: u64, dots: DotRange, seal: &VerifiedSeal) {
         let head = self.heads.get(&dots.origin).copied();
-        let new = Head {
-            origin: seal.origin(),
-            next: seal.next_seq(),
-            hash: seal.hash(),
-            incarnation: seal.incarnation(),
-        };
+        let new =
+            Head { origin: seal.origin(), next: seal.next_seq(), hash: seal.hash(), incarnation: seal.incarnation() };
         let Some(head) = head else {
             // What came before may have been given up by retention, or never kept here.
             if !seal.is_first() && self.log.first_offset() == 0 && offset == 0 {
@@ -201,9 +197,7 @@ impl Verifier<'_> {
             return;
         };
         if dots.first < head.next {
-            let fills = |gap: &DotRange| {
-                gap.origin == dots.origin && gap.first <= dots.first && dots.last <= gap.last
-            };
+            let fills = |gap: &DotRange| gap.origin == dots.origin && gap.first <= dots.first && dots.last <= gap.last;
             let what = if self.missing.iter().any(fills) { FaultKind::OutOfOrder } else { FaultKind::Repeated };
             self.fault(offset, Some(dots), what);
             return;
@@ -232,7 +226,8 @@ impl Verifier<'_> {
         for e in expected {
             let head = self.heads.get(&e.origin.short());
             let next = head.map_or(0, |head| head.next);
-            let dots = DotRange { origin: e.origin.short(), first: next, last: e.next.saturating_sub(1), certain: true };
+            let dots =
+                DotRange { origin: e.origin.short(), first: next, last: e.next.saturating_sub(1), certain: true };
             if next < e.next {
                 self.fault(end, Some(dots), FaultKind::Truncated);
             } else if next == e.next && head.is_some_and(|head| head.hash != e.hash) {

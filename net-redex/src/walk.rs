@@ -99,7 +99,11 @@ pub(crate) fn walk(segment: &[u8], log: &LogId, start: Start) -> Walk {
 enum Step {
     Record(Seen, u64, u64),
     /// No record here. `skip` is how far the next one is at least; `whole`: the bytes are known not to be torn.
-    Lost { skip: u64, hint: Option<(ShortId, u64, u16)>, whole: bool },
+    Lost {
+        skip: u64,
+        hint: Option<(ShortId, u64, u16)>,
+        whole: bool,
+    },
 }
 
 fn step(rest: &[u8], log: &LogId, expected: u64) -> Step {

@@ -81,6 +81,12 @@ impl<'a, const N: usize> From<&'a [u8; N]> for NewEvent<'a> {
     }
 }
 
+impl<'a> From<&'a Vec<u8>> for NewEvent<'a> {
+    fn from(payload: &'a Vec<u8>) -> Self {
+        Self::from(payload.as_slice())
+    }
+}
+
 impl<'a> From<&'a str> for NewEvent<'a> {
     fn from(payload: &'a str) -> Self {
         Self::from(payload.as_bytes())

@@ -139,23 +139,31 @@ impl IndexFile {
         page[..size_of::<RawMeta>()].copy_from_slice(meta.as_bytes());
         seal_page(&mut page);
         out.extend_from_slice(&page);
-        push_pages(&mut out, ENTRIES_PER_PAGE, self.entries.iter().map(|entry| RawEntry {
-            seq: U64::new(entry.seq),
-            position: U32::new(u32::try_from(entry.position / RECORD_ALIGN as u64).expect("segments have limits")),
-            origin: U16::new(entry.origin.unwrap_or(ORIGIN_UNNAMED)),
-            events: U16::new(entry.events),
-        }));
-        push_pages(&mut out, ORIGINS_PER_PAGE, self.origins.iter().map(|origin| {
-            // A range in which the last is before the first is none.
-            let (first, last) = origin.range.unwrap_or((1, 0));
-            RawOrigin {
-                origin: origin.origin.0,
-                first: U64::new(first),
-                last: U64::new(last),
-                next: U64::new(origin.next),
-                hash: origin.hash,
-            }
-        }));
+        push_pages(
+            &mut out,
+            ENTRIES_PER_PAGE,
+            self.entries.iter().map(|entry| RawEntry {
+                seq: U64::new(entry.seq),
+                position: U32::new(u32::try_from(entry.position / RECORD_ALIGN as u64).expect("segments have limits")),
+                origin: U16::new(entry.origin.unwrap_or(ORIGIN_UNNAMED)),
+                events: U16::new(entry.events),
+            }),
+        );
+        push_pages(
+            &mut out,
+            ORIGINS_PER_PAGE,
+            self.origins.iter().map(|origin| {
+                // A range in which the last is before the first is none.
+                let (first, last) = origin.range.unwrap_or((1, 0));
+                RawOrigin {
+                    origin: origin.origin.0,
+                    first: U64::new(first),
+                    last: U64::new(last),
+                    next: U64::new(origin.next),
+                    hash: origin.hash,
+                }
+            }),
+        );
         out
     }
 
@@ -185,12 +193,13 @@ impl IndexFile {
             origin: (raw.origin.get() != ORIGIN_UNNAMED).then(|| raw.origin.get()),
             events: raw.events.get(),
         })?;
-        let origins = read_pages(&mut rest, &mut number, origin_count, ORIGINS_PER_PAGE, |raw: &RawOrigin| OriginRange {
-            origin: ShortId(raw.origin),
-            range: (raw.first <= raw.last).then(|| (raw.first.get(), raw.last.get())),
-            next: raw.next.get(),
-            hash: raw.hash,
-        })?;
+        let origins =
+            read_pages(&mut rest, &mut number, origin_count, ORIGINS_PER_PAGE, |raw: &RawOrigin| OriginRange {
+                origin: ShortId(raw.origin),
+                range: (raw.first <= raw.last).then(|| (raw.first.get(), raw.last.get())),
+                next: raw.next.get(),
+                hash: raw.hash,
+            })?;
         let meta = IndexMeta {
             log: LogId(meta.log),
             base: meta.base.get(),

@@ -8,8 +8,8 @@ mod segment;
 pub(crate) use index::{Entry, IndexFile, IndexMeta, OriginRange};
 pub(crate) use manifest::{Floor, Manifest, SLOT_LEN, newest, slot_of};
 pub(crate) use record::{
-    FLAG_COMPACTED, FLAG_SYNCED_BEFORE, Probe, RECORD_ALIGN, RECORD_HEADER_LEN, RecordHeader, RecordParams,
-    SECTOR_LEN, Stored, body_crc, header, hint, mark_synced_before, probe, push, record_len, salvage,
+    FLAG_COMPACTED, FLAG_SYNCED_BEFORE, Probe, RECORD_ALIGN, RECORD_HEADER_LEN, RecordHeader, RecordParams, SECTOR_LEN,
+    Stored, body_crc, header, hint, mark_synced_before, probe, push, record_len, salvage,
 };
 pub(crate) use segment::{SEGMENT_HEADER_LEN, SegmentHeader, SegmentParams};
 

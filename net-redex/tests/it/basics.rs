@@ -2,7 +2,7 @@
 
 use net_redex::{Ack, Log, SyncPolicy};
 
-use crate::support::{Origin, config, batches, stored};
+use crate::support::{Origin, batches, config, stored};
 
 #[test]
 fn what_is_appended_is_read_in_order_and_after_reopening() {
@@ -39,7 +39,10 @@ fn small_segments_roll_and_read_back() {
         let log = Log::open(dir.path(), config.clone()).expect("a new log");
         for (i, frame) in frames.iter().enumerate() {
             let ack = log.append(frame).wait().expect("room");
-            assert_eq!((ack.offset(), ack.is_durable()), (i as u64, sync != SyncPolicy::None && sync != SyncPolicy::Memory));
+            assert_eq!(
+                (ack.offset(), ack.is_durable()),
+                (i as u64, sync != SyncPolicy::None && sync != SyncPolicy::Memory)
+            );
         }
         assert_eq!(batches(&log).len(), 200);
         assert!(log.metrics().rolls >= 9, "{:?}", log.metrics());

@@ -167,9 +167,9 @@ fn retention_gives_up_whole_segments_while_a_reader_tails() {
         assert!(matches!(found, Some(Found::Trimmed { first: f }) if f == first), "{found:?}");
         let Ok(Some(Found::Batch(batch))) = behind.next_found() else { panic!("it goes on behind") };
         assert_eq!(batch.offset(), first);
-        let segments = std::fs::read_dir(dir.path()).expect("readable").filter(|e| {
-            e.as_ref().is_ok_and(|e| e.file_name().to_string_lossy().ends_with(".seg"))
-        });
+        let segments = std::fs::read_dir(dir.path())
+            .expect("readable")
+            .filter(|e| e.as_ref().is_ok_and(|e| e.file_name().to_string_lossy().ends_with(".seg")));
         assert!(segments.count() <= 4);
         drop(log);
         let log = Log::open(dir.path(), crate::support::config().segment_bytes(64 << 10)).expect("opens");

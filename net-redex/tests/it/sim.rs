@@ -315,7 +315,10 @@ fn lose_sector(disk: &SimDisk, at: u64) {
 }
 
 fn holes(log: &Log) -> Vec<u64> {
-    read_all(log).iter().filter_map(|f| if let Found::Hole(hole) = f { Some(hole.offsets.start) } else { None }).collect()
+    read_all(log)
+        .iter()
+        .filter_map(|f| if let Found::Hole(hole) = f { Some(hole.offsets.start) } else { None })
+        .collect()
 }
 
 fn three() -> Vec<Vec<u8>> {

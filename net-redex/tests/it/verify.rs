@@ -143,12 +143,14 @@ fn flipped_bit_on_the_disk_costs_one_batch_and_is_named() {
         let log = Log::open(dir.path(), config()).expect("it opens");
         assert_eq!(log.recovery().torn, None, "what was synced is never cut");
         let all = read_all(&log);
-        let holes: Vec<_> = all.iter().filter_map(|f| if let Found::Hole(hole) = f { Some(hole) } else { None }).collect();
+        let holes: Vec<_> =
+            all.iter().filter_map(|f| if let Found::Hole(hole) = f { Some(hole) } else { None }).collect();
         let [hole] = holes[..] else { panic!("bit {bit}: one hole, {all:?}") };
         assert_eq!(all.len(), 10, "nine batches and the hole");
         let lost = usize::try_from(hole.offsets.start / 2).expect("few");
         assert_eq!(hole.offsets, 2 * lost as u64..2 * lost as u64 + 2);
-        let read: Vec<_> = all.iter().filter_map(|f| if let Found::Batch(b) = f { Some(b.frame()) } else { None }).collect();
+        let read: Vec<_> =
+            all.iter().filter_map(|f| if let Found::Batch(b) = f { Some(b.frame()) } else { None }).collect();
         let others: Vec<_> = frames.iter().enumerate().filter(|(i, _)| *i != lost).map(|(_, f)| stored(f)).collect();
         assert_eq!(read, others, "bit {bit}");
         let scrub = log.scrub().expect("readable");
