@@ -24,7 +24,8 @@ fn main() {
     let dir = dir.unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/bench-redex"));
     let name = args.first().filter(|arg| !arg.starts_with("--")).map_or("", String::as_str);
     std::fs::create_dir_all(&dir).expect("a directory for the benchmark");
-    let all: [(&str, fn(&Path)); 5] =
+    type Bench = fn(&Path);
+    let all: [(&str, Bench); 5] =
         [("always", always), ("group", group), ("none", none), ("replay", replay), ("reopen", reopen)];
     for (bench, run) in all {
         if bench.starts_with(name) {
@@ -176,12 +177,12 @@ fn replay(dir: &Path) {
         }
         let rate = events as f64 / start.elapsed().as_secs_f64();
         let start = Instant::now();
-        let mut bytes = 0;
+        let mut bytes: u64 = 0;
         for item in log.events(Start::Earliest).expect("readable") {
             let EventItem::Event(event) = item.expect("readable") else { panic!("damage") };
-            bytes += event.payload().len();
+            bytes += event.payload().len() as u64;
         }
-        assert_eq!(bytes, events as usize * IN_BATCH_LEN);
+        assert_eq!(bytes, events * IN_BATCH_LEN as u64);
         if round > 0 {
             crc.push(rate);
             verified.push(events as f64 / start.elapsed().as_secs_f64());

@@ -224,7 +224,7 @@ impl Core {
 }
 
 fn push_compacted(bytes: &mut Vec<u8>, core: &Core, batch: &Batch) {
-    let head_len = SealedView::parse(batch.frame()).map_or(batch.frame().len(), |view| view.head_len());
+    let head_len = SealedView::parse(batch.frame()).map_or_else(|_| batch.frame().len(), |view| view.head_len());
     let head = &batch.frame()[..head_len];
     let params = RecordParams { flags: batch.flags() | FLAG_COMPACTED, offset: batch.offset(), time: batch.time() };
     push(bytes, &core.id, params, head, body_crc(head));

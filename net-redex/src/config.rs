@@ -266,7 +266,9 @@ impl fmt::Debug for Clock {
 
 /// Random bytes, as the log is given them.
 #[derive(Clone)]
-pub struct Entropy(Arc<dyn Fn(&mut [u8]) + Send + Sync>);
+pub struct Entropy(Arc<Fill>);
+
+type Fill = dyn Fn(&mut [u8]) + Send + Sync;
 
 impl Entropy {
     /// The system's randomness.

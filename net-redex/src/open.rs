@@ -66,7 +66,7 @@ pub(crate) fn open(dir: &Path, mut config: LogConfig) -> Result<(Core, Recovery,
     };
     let index = files.index_of(&tail.opened, &tail.records, &before).opening(dir)?;
     let keys = KeyRing::load(&files)?;
-    let core = assemble(dir, &config, ManifestFile { file, last: manifest }, &sealed, tail, index, &report, keys)?;
+    let core = assemble(&files, ManifestFile { file, last: manifest }, &sealed, tail, index, &report, keys)?;
     if !core.config.read_only {
         let mut writer = crate::core::lock(&core.writer);
         core.write_floor(&mut writer)
@@ -241,8 +241,7 @@ fn restart(
 }
 
 fn assemble(
-    dir: &Path,
-    config: &LogConfig,
+    files: &Files<'_>,
     manifest: ManifestFile,
     sealed: &[u64],
     tail: Tail,
@@ -250,6 +249,7 @@ fn assemble(
     report: &Recovery,
     keys: KeyRing,
 ) -> Result<Core, OpenError> {
+    let Files { dir, config, .. } = *files;
     let path = segment_path(dir, tail.base);
     let floor = tail.floor();
     // A segment that was made with another setting keeps what it has.

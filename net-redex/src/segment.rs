@@ -138,7 +138,7 @@ impl Table {
             return self.active.base();
         }
         let before = self.sealed.range(..=offset).next_back().or_else(|| self.sealed.first_key_value());
-        before.map_or(self.active.base(), |(base, _)| *base)
+        before.map_or_else(|| self.active.base(), |(base, _)| *base)
     }
 
     /// Base of the segment after this one.

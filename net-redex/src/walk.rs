@@ -189,6 +189,10 @@ mod tests {
     const MESH: MeshId = MeshId([7; 32]);
     const CHANNEL: ChannelHash = ChannelHash([8; 32]);
 
+    fn index(position: u64) -> usize {
+        usize::try_from(position).expect("it is in memory")
+    }
+
     fn frames(count: u64, payload_len: usize) -> Vec<Vec<u8>> {
         let (signer, sender_key) = (EntityKey::from_secret(&[1; 32]), SenderKey::new([2; 32]));
         let mut prev = BatchHash::ZERO;
@@ -237,7 +241,7 @@ mod tests {
         let ends = records.iter().skip(1).map(|r| r.position).chain([bytes.len() as u64]);
         let mut flipped = 0;
         for (record, end) in records.iter().zip(ends) {
-            let (start, end) = (record.position as usize, end as usize);
+            let (start, end) = (index(record.position), index(end));
             for bit in start * 8..end * 8 {
                 bytes[bit / 8] ^= 1 << (bit % 8);
                 assert!(!matches!(probe(&bytes[start..end], &LOG), Probe::Record(_)), "bit {bit}");
@@ -256,8 +260,8 @@ mod tests {
         let mut seen = 0;
         for _ in 0..10_000 {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            let mut frame = frames[(random >> 33) as usize % frames.len()].clone();
-            let bit = (random >> 13) as usize % (frame.len() * 8);
+            let mut frame = frames[index(random >> 33) % frames.len()].clone();
+            let bit = index(random >> 13) % (frame.len() * 8);
             frame[bit / 8] ^= 1 << (bit % 8);
             let verified = SealedView::parse(&frame).and_then(|view| view.verify(&MESH, &CHANNEL, &origin));
             // Only the ttl is outside the signature, and a log stores it as zero.
@@ -287,7 +291,7 @@ mod tests {
     #[test]
     fn missing_sectors_of_the_last_record_read_as_torn() {
         let clean = segment(&frames(3, 2000));
-        let last = walk(&clean, &LOG, Start::of_segment(0)).records[2].position as usize;
+        let last = index(walk(&clean, &LOG, Start::of_segment(0)).records[2].position);
         let sectors: Vec<usize> = (last / SECTOR_LEN..clean.len().div_ceil(SECTOR_LEN)).collect();
         for missing in 1_u32..1 << sectors.len() {
             let mut bytes = clean.clone();

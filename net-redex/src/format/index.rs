@@ -273,7 +273,7 @@ mod tests {
         };
         let origin = |i: u8| OriginRange {
             origin: ShortId([i; 8]),
-            range: (i % 2 == 0).then_some((1, 2)),
+            range: i.is_multiple_of(2).then_some((1, 2)),
             next: 3,
             hash: [i; 32],
         };

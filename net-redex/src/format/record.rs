@@ -210,7 +210,7 @@ fn frame<'a>(body: &'a [u8], header: &RecordHeader) -> Option<(&'a Header, &'a [
 
 /// The frame's header in a record that is damaged: a hint of whose events it held, and no proof.
 #[must_use]
-pub(crate) fn hint<'a>(bytes: &'a [u8]) -> Option<&'a Header> {
+pub(crate) fn hint(bytes: &[u8]) -> Option<&Header> {
     let header = Header::parse(bytes.get(RECORD_HEADER_LEN..)?).ok()?;
     (header.events() > 0).then_some(header)
 }
