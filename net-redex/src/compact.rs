@@ -19,7 +19,7 @@ use crate::walk::Start as WalkStart;
 use crate::{Batch, Found, Log, ReadError, Start};
 
 /// Different keys that one compaction can tell apart: 16 bytes each in memory.
-const KEYS_MAX: usize = 4 << 20;
+pub(crate) const KEYS_MAX: usize = 4 << 20;
 
 /// What compaction did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -156,7 +156,7 @@ impl Log {
     }
 }
 
-fn short_hash(key: &[u8]) -> [u8; 16] {
+pub(crate) fn short_hash(key: &[u8]) -> [u8; 16] {
     let hash = blake3::hash(key);
     std::array::from_fn(|i| hash.as_bytes()[i])
 }
@@ -180,30 +180,36 @@ impl Core {
                 None => bytes.extend_from_slice(raw),
             }
         }
-        let path = segment_path(&self.dir, base);
+        let written = self.replace(params, &bytes, &index)?;
+        report.batches += batches;
+        report.events += events;
+        report.segments += 1;
+        report.bytes += segment.bytes.end().saturating_sub(written);
+        Ok(())
+    }
+
+    /// Puts these bytes in the place of a sealed segment. Readers that are in the old one stay there.
+    pub(crate) fn replace(&self, params: SegmentParams, bytes: &[u8], index: &IndexFile) -> io::Result<u64> {
+        let path = segment_path(&self.dir, params.base);
         let temporary = path.with_extension("seg.tmp");
         let file = self.config.disk.open(&temporary, OpenMode::Create)?;
-        write_all(&*file, &bytes, 0)?;
+        write_all(&*file, bytes, 0)?;
         file.fdatasync()?;
         let files = self.files();
         let opened = Opened { params, header_damaged: false, file, len: bytes.len() as u64 };
-        let made = self.index_of_rewritten(&files, &opened, &index)?;
+        let made = self.index_of_rewritten(&files, &opened, index)?;
         // From here the old index is of another generation, and is not believed.
         self.config.disk.rename(&temporary, &path)?;
         self.config.disk.sync_dir(&self.dir)?;
         {
             let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
-            if let Some(slot) = table.sealed.get_mut(&base) {
+            if let Some(slot) = table.sealed.get_mut(&params.base) {
                 *slot = Weak::new();
             }
-            lock(&self.indexes).retain(|(known, _)| *known != base);
+            lock(&self.indexes).retain(|(known, _)| *known != params.base);
         }
         files.write_index(&made)?;
-        report.batches += batches;
-        report.events += events;
-        report.segments += 1;
-        report.bytes += (segment.bytes.end()).saturating_sub(bytes.len() as u64);
-        Ok(())
+        Ok(bytes.len() as u64)
     }
 
     fn index_of_rewritten(&self, files: &Files<'_>, opened: &Opened, old: &IndexFile) -> io::Result<IndexFile> {

@@ -106,6 +106,9 @@ pub enum ReadError {
         /// The one the position was taken from.
         found: LogId,
     },
+    /// There are more than four million different keys.
+    #[error("more than four million different keys: read all events instead")]
+    TooManyKeys,
     /// The operating system refused.
     #[error("{path}")]
     Io {

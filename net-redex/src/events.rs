@@ -1,5 +1,6 @@
 //! Reading events: each batch's signature is verified, and its body opened, before its events are given out.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use net_channel::{BatchError, EventRef, KeyId, OpenBatch, OpenError as BatchOpen
 use net_identity::EntityId;
 use net_transport::ShortId;
 
+use crate::compact::{KEYS_MAX, short_hash};
 use crate::core::lock;
 use crate::hole::{DotRange, Hole};
 use crate::keyring::KeyRingError;
@@ -118,6 +120,8 @@ pub struct Events {
     key: Option<(ShortId, EntityId, SenderKey)>,
     /// Offsets before this one were not asked for.
     from: u64,
+    /// The offset of the newest event of each key: older ones are hidden.
+    newest: Option<HashMap<[u8; 16], u64>>,
 }
 
 #[derive(Debug)]
@@ -138,7 +142,27 @@ impl Log {
             Start::Place(place) => place.offset,
             _ => 0,
         };
-        Ok(Events { log: self.clone(), reader: self.read(start)?, open: None, key: None, from })
+        Ok(Events { log: self.clone(), reader: self.read(start)?, open: None, key: None, from, newest: None })
+    }
+
+    /// Reads events from the beginning, and of each key only the newest, as of now. Events without a key are all
+    /// given. Superseded ones that compaction could not take, because another of their batch stays, are hidden.
+    ///
+    /// # Errors
+    /// [`ReadError`] if the disk refuses, or there are more than four million keys.
+    pub fn newest_events(&self) -> Result<Events, ReadError> {
+        let mut newest = HashMap::new();
+        for item in self.events(Start::Earliest)? {
+            if let EventItem::Event(event) = item?
+                && let Some(key) = event.get().key
+            {
+                newest.insert(short_hash(key), event.offset());
+                if newest.len() > KEYS_MAX {
+                    return Err(ReadError::TooManyKeys);
+                }
+            }
+        }
+        Ok(Events { newest: Some(newest), ..self.events(Start::Earliest)? })
     }
 
     /// Tells the log an origin's public key, which `verify` and reading events need.
@@ -207,6 +231,9 @@ impl Events {
     pub fn next_item(&mut self) -> Result<Option<EventItem>, ReadError> {
         loop {
             if let Some(event) = self.next_open() {
+                if self.is_superseded(&event) {
+                    continue;
+                }
                 return Ok(Some(EventItem::Event(event)));
             }
             let Some(found) = self.reader.next_found()? else { return Ok(None) };
@@ -214,6 +241,11 @@ impl Events {
                 return Ok(Some(item));
             }
         }
+    }
+
+    fn is_superseded(&self, event: &LogEvent) -> bool {
+        let newest = self.newest.as_ref().and_then(|newest| newest.get(&short_hash(event.get().key?)));
+        newest.is_some_and(|newest| event.offset() < *newest)
     }
 
     fn next_open(&mut self) -> Option<LogEvent> {

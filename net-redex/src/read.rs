@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use net_channel::Cursor;
-use net_transport::{Header, ShortId};
+use net_transport::{Header, Pair, ShortId};
 
 use crate::core::{Core, lock};
 use crate::error::At;
@@ -160,6 +160,33 @@ impl Log {
             }
         };
         Ok(Reader { core, segment: None, position: 0, offset, skip })
+    }
+}
+
+impl Log {
+    /// The offset at which the event with this seq of this origin stands, if the log has it.
+    #[must_use]
+    pub fn find(&self, origin: &ShortId, seq: u64) -> Option<u64> {
+        let found = self.core.find_dots(*origin, seq..seq.checked_add(1)?);
+        found.into_iter().find_map(|found| {
+            let segment = self.core.any_segment(found.segment)?;
+            let rest = segment.bytes.slice(found.position..segment.bytes.end())?;
+            Some(header(rest, &self.core.id)?.offset() + seq.checked_sub(found.seq)?)
+        })
+    }
+
+    /// Where every origin whose public key the log knows stands at its end: any node that has the events can serve
+    /// from there.
+    #[must_use]
+    pub fn cursor(&self) -> Cursor {
+        let mut cursor = Cursor::default();
+        for origin in self.origins() {
+            if let Some(next) = self.next_seq(&origin.short()) {
+                let pair = Pair { channel: self.core.channel.0, origin: *origin.as_bytes() };
+                cursor.set(pair, next);
+            }
+        }
+        cursor
     }
 }
 
@@ -454,6 +481,15 @@ impl Core {
         Ok(Some((segment, index)))
     }
 
+    /// A segment, whether it is sealed or not.
+    fn any_segment(&self, base: u64) -> Option<Arc<Segment>> {
+        let active = self.table().active.clone();
+        if active.base() == base {
+            return Some(active);
+        }
+        self.sealed_segment(base).ok().flatten().map(|(segment, _)| segment)
+    }
+
     /// Where in the active segment the record with this offset stands, or one before it.
     fn active_position_of(&self, active: &Segment, offset: u64) -> u64 {
         let index = self.index();
@@ -595,6 +631,11 @@ pub(crate) fn segment_reader<'a>(segment: &'a Arc<Segment>, log: &'a LogId) -> S
 }
 
 impl<'a> SegmentReader<'a> {
+    /// Byte position of what comes next.
+    pub(crate) fn position(&self) -> u64 {
+        self.position
+    }
+
     /// The bytes of the next record and its batch; of damage, the bytes of one alignment and nothing.
     pub(crate) fn next_record(&mut self) -> Option<(&'a [u8], Option<Batch>)> {
         let end = self.segment.bytes.end();
@@ -606,7 +647,7 @@ impl<'a> SegmentReader<'a> {
         };
         let start = self.position + RECORD_HEADER_LEN as u64;
         let batch = Batch {
-            segment: self.segment.clone(),
+            segment: Arc::clone(self.segment),
             bytes: start..start + stored.frame.len() as u64,
             offset: stored.header.offset(),
             time: stored.header.time(),

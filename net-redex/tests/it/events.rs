@@ -130,6 +130,14 @@ fn compaction_takes_superseded_bodies_and_leaves_chain_and_signatures() {
         assert_eq!(log.scrub().expect("readable").holes, []);
     };
     check(&log);
+    let newest = log.newest_events().expect("readable").filter_map(|item| match item {
+        Ok(EventItem::Event(event)) => Some((event.get().key.map(<[u8]>::to_vec), event.offset())),
+        _ => None,
+    });
+    let newest = newest.collect::<Vec<_>>();
+    let expected =
+        [(Some(vec![0]), 116), (Some(vec![1]), 117), (Some(vec![2]), 118), (Some(vec![3]), 119), (None, 120)];
+    assert_eq!(newest, expected);
     assert_eq!(log.compact().expect("all opens").batches, 0, "nothing more to take");
     drop((writer, old_reader));
     log.close().expect("closed");
@@ -205,6 +213,10 @@ fn positions_by_offset_time_and_cursor_agree() {
     assert_eq!(first(Start::Time(u64::MAX)), None);
     assert_eq!(first(Start::Offset(1000)), None, "beyond the end, it waits");
     assert_eq!(first(Start::Latest), None);
+    assert_eq!(log.find(&a.short(), 1021), Some(all[30].offset() + 1), "the eleventh batch of a");
+    assert_eq!((log.find(&a.short(), 999), log.find(&a.short(), u64::MAX)), (None, None));
+    log.add_origin(a.key.id()).expect("written");
+    assert_eq!(log.cursor().iter().map(|(_, next)| next).collect::<Vec<_>>(), [a.next_seq()]);
     let pair = |origin: &Origin| Pair { channel: origin.channel.0, origin: *origin.key.id().as_bytes() };
     let mut cursor = Cursor::default();
     cursor.set(pair(&a), 1000 + 2 * 10);

@@ -85,8 +85,8 @@ fn cuts(disk: &SimDisk) -> Vec<PowerCut> {
     let mut cuts = vec![PowerCut::Nothing, PowerCut::Everything];
     match disk.unsynced() {
         // Every subset where there are few.
-        n @ 0..=4 => cuts.extend((0..1 << n).map(PowerCut::Mask)),
-        _ => cuts.extend((0..12).map(PowerCut::Seeded)),
+        n @ 0..=6 => cuts.extend((0..1 << n).map(PowerCut::Mask)),
+        _ => cuts.extend((0..24).map(PowerCut::Seeded)),
     }
     cuts
 }
@@ -105,7 +105,7 @@ fn power_is_cut_everywhere(sync: SyncPolicy) {
             checked += 1;
         }
     }
-    assert!(checked > 500, "{checked} power cuts at {} points", quiet.calls());
+    assert!(checked > 600, "{checked} power cuts at {} points", quiet.calls());
 }
 
 #[test]

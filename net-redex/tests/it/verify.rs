@@ -185,3 +185,48 @@ fn index_names_what_a_hole_held_when_the_batch_cannot() {
     let after = log.read(Start::Offset(1)).expect("readable").next();
     assert!(matches!(after, Some(Ok(Found::Hole(_)))));
 }
+
+#[test]
+fn hole_is_filled_with_what_another_keeper_has_and_with_nothing_else() {
+    let (one, two) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    let mut origin = Origin::new(1);
+    let frames: Vec<_> = (0..60).map(|_| origin.batch(&[&[5; 3000]])).collect();
+    for dir in [&one, &two] {
+        let log = Log::open(dir.path(), config().segment_bytes(64 << 10)).expect("a new log");
+        for frame in &frames {
+            let _ack = log.append(frame).wait().expect("room");
+        }
+        log.close().expect("closed");
+    }
+    let file = std::fs::OpenOptions::new().write(true).open(one.path().join("0000000000000000.seg")).expect("there");
+    file.write_all_at(&[0xaa; 6000], 4096 + 3 * 3392 + 100).expect("writable");
+    let log = Log::open(one.path(), config().segment_bytes(64 << 10)).expect("it opens");
+    log.add_origin(origin.key.id()).expect("written");
+    let [hole] = &log.scrub().expect("readable").holes[..] else { panic!("one hole") };
+    let keeper = Log::open(two.path(), config()).expect("it opens");
+    let lost: Vec<_> = (hole.offsets.clone())
+        .map(|offset| match keeper.read(Start::Offset(offset)).expect("readable").next() {
+            Some(Ok(Found::Batch(batch))) => batch,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert!(lost.len() >= 2);
+    let frames_lost: Vec<&[u8]> = lost.iter().map(net_redex::Batch::frame).collect();
+    assert!(matches!(log.repair(hole, &frames_lost[1..]), Err(net_redex::RepairError::WrongSize { .. })));
+    let others: Vec<&[u8]> = frames[20..20 + lost.len()].iter().map(Vec::as_slice).collect();
+    assert!(matches!(log.repair(hole, &others), Err(net_redex::RepairError::OtherDots { index: 0 })));
+    let mut edited = frames_lost[0].to_vec();
+    edited[600] ^= 1;
+    let with_edited: Vec<&[u8]> = [&edited[..]].into_iter().chain(frames_lost[1..].iter().copied()).collect();
+    assert!(matches!(log.repair(hole, &with_edited), Err(net_redex::RepairError::Invalid { index: 0, .. })));
+    log.repair(hole, &frames_lost).expect("these are the ones");
+    assert!(matches!(log.repair(hole, &frames_lost), Err(net_redex::RepairError::NoHole)));
+    let check = |log: &Log| {
+        assert!(batches(log).iter().map(|b| b.frame().to_vec()).eq(frames.iter().map(|f| stored(f))));
+        assert_eq!(log.scrub().expect("readable").holes, []);
+        assert_eq!(log.verify(&[], &[]).expect("readable").faults, []);
+    };
+    check(&log);
+    drop(log);
+    check(&Log::open(one.path(), config()).expect("it opens"));
+}
