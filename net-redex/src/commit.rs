@@ -19,6 +19,8 @@ use crate::segment::{ActiveIndex, Segment, segment_path};
 
 /// Groups that one thread writes before another takes over: its own append is done after the first.
 const ROUNDS_MAX: usize = 8;
+/// Sealed segments that may wait for a sync, where the policy does not ask for one.
+const UNSYNCED_SEGMENTS_MAX: usize = 16;
 /// A segment grows by at least this much at a time.
 pub(crate) const GROW_BYTES: u64 = 1 << 20;
 
@@ -94,7 +96,7 @@ impl Core {
         self.write(&segment, &pending.bytes, pending.position)?;
         let events: u64 = pending.records.iter().map(|record| u64::from(record.events)).sum();
         let (count, next_offset) = (pending.records.len() as u64, pending.first_offset + events);
-        (writer.position, writer.next_offset, writer.time) = (end, next_offset, pending.first_time.max(writer.time));
+        (writer.position, writer.next_offset, writer.time) = (end, next_offset, pending.last_time);
         if self.config.sync.waits() {
             let synced = self.sync_active(writer);
             if !mutant!("ack_early") {
@@ -223,6 +225,9 @@ impl Core {
             self.write_floor(writer)?;
         } else {
             writer.unsynced.push(old.clone());
+            if writer.unsynced.len() > UNSYNCED_SEGMENTS_MAX {
+                self.sync_unsynced(writer, base)?;
+            }
         }
         self.remember_index(old.base(), index.clone());
         {
@@ -238,6 +243,16 @@ impl Core {
         lock(&self.chores.state).indexes.push(index);
         self.counters.rolls.fetch_add(1, Ordering::Relaxed);
         self.tend_soon();
+        Ok(())
+    }
+
+    /// Syncs the segments before the one that begins at `next`, and moves the durable place there.
+    fn sync_unsynced(&self, writer: &mut Writer, next: u64) -> Result<(), AppendError> {
+        for segment in std::mem::take(&mut writer.unsynced) {
+            self.fdatasync(&segment)?;
+        }
+        let floor = Floor { segment: next, position: SEGMENT_HEADER_LEN as u64, offset: next };
+        writer.durable = writer.durable.max(floor);
         Ok(())
     }
 

@@ -25,7 +25,7 @@ pub enum SyncPolicy {
     Interval(Duration),
     /// Acknowledged when written, synced when the system likes, and on close.
     None,
-    /// Kept in this process's memory and nowhere else.
+    /// Kept in this process's memory and nowhere else; 256 MiB of it, if the retention does not say how much.
     Memory,
 }
 

@@ -81,6 +81,7 @@ pub(crate) struct Pending {
     pub(crate) position: u64,
     pub(crate) first_offset: u64,
     pub(crate) first_time: u64,
+    pub(crate) last_time: u64,
     pub(crate) bytes: Vec<u8>,
     pub(crate) records: Vec<StagedRecord>,
 }
@@ -120,6 +121,8 @@ pub(crate) struct ManifestFile {
 pub(crate) struct Chores {
     pub(crate) state: Mutex<ChoreState>,
     pub(crate) changed: Condvar,
+    /// Wakes the thread that leads for those who have none.
+    pub(crate) lead: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -247,6 +250,7 @@ impl Core {
                 position: staging.position,
                 first_offset: staging.next_offset,
                 first_time: staging.time,
+                last_time: staging.time,
                 bytes: std::mem::take(&mut staging.buffer),
                 records: Vec::new(),
             });
@@ -256,6 +260,7 @@ impl Core {
         push(&mut pending.bytes, &self.id, RecordParams { flags: 0, offset, time: staging.time }, frame, crc);
         pending.records.push(StagedRecord { position: staging.position, origin, seq, events, hash });
         pending.threads += usize::from(waiter == Waiter::Thread);
+        pending.last_time = staging.time;
         staging.bytes += len;
         staging.position += len as u64;
         staging.next_offset += u64::from(events);

@@ -26,6 +26,8 @@ use crate::segment::{ActiveIndex, Segment, Table, base_in_name, index_path, segm
 
 const MANIFEST: &str = "MANIFEST";
 const LOCK: &str = "LOCK";
+/// Bytes that a log in memory keeps where its retention does not say.
+const MEMORY_BYTES_MAX: u64 = 256 << 20;
 
 /// What holds the directory while the log is open.
 pub(crate) type DirLock = Box<dyn std::fmt::Debug + Send + Sync>;
@@ -34,6 +36,7 @@ pub(crate) fn open(dir: &Path, mut config: LogConfig) -> Result<(Core, Recovery,
     config.check()?;
     if config.sync == SyncPolicy::Memory {
         config.disk = Arc::new(MemoryDisk::new());
+        config.retention.bytes.get_or_insert(MEMORY_BYTES_MAX);
     }
     let lock = if config.read_only {
         None

@@ -10,9 +10,10 @@ use crate::commit::GROW_BYTES;
 use crate::config::SyncPolicy;
 use crate::core::{Core, Writer, lock};
 use crate::files::Files;
-use crate::format::Floor;
+use crate::format::{Floor, SEGMENT_HEADER_LEN};
 use crate::mutants::mutant;
 use crate::open::remove_segment;
+use crate::segment::Segment;
 
 /// How long appended batches wait, at most, until the floor is above them and reopening need not read them.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
@@ -32,7 +33,7 @@ impl Core {
         }
         state.lead = true;
         drop(state);
-        self.chores.changed.notify_all();
+        self.chores.lead.notify_one();
         true
     }
 
@@ -84,9 +85,31 @@ impl Core {
     /// Syncs what was written without one, where the policy says so.
     fn sync_behind(&self) -> io::Result<()> {
         if matches!(self.config.sync, SyncPolicy::Interval(_)) {
-            self.sync().map_err(io::Error::other)?;
+            return self.sync().map_err(io::Error::other);
+        }
+        // Without a policy that syncs, what is sealed is synced all the same, so that the floor can move.
+        let (segments, active) = {
+            let writer = lock(&self.writer);
+            (writer.unsynced.clone(), writer.active.base())
+        };
+        self.sync_sealed(&segments, active).map_err(io::Error::other)
+    }
+
+    fn sync_sealed(&self, segments: &[Arc<Segment>], next: u64) -> Result<(), AppendError> {
+        for segment in segments {
+            self.fdatasync(segment).inspect_err(|_| self.poison())?;
+        }
+        if !segments.is_empty() {
+            let mut writer = lock(&self.writer);
+            writer.unsynced.retain(|old| segments.iter().all(|synced| synced.base() != old.base()));
+            let floor = Floor { segment: next, position: SEGMENT_HEADER_LEN as u64, offset: next };
+            writer.durable = writer.durable.max(floor);
         }
         Ok(())
+    }
+
+    fn poison(&self) {
+        self.staging().stop = Some(AppendError::Poisoned);
     }
 
     /// Returns when everything appended before is on the disk.
@@ -109,10 +132,7 @@ impl Core {
         }
         segments.push(active);
         for segment in &segments {
-            if let Err(error) = self.fdatasync(segment) {
-                self.staging().stop = Some(AppendError::Poisoned);
-                return Err(error);
-            }
+            self.fdatasync(segment).inspect_err(|_| self.poison())?;
         }
         let mut writer = lock(&self.writer);
         writer.unsynced.retain(|old| segments.iter().all(|synced| synced.base() != old.base()));
@@ -232,7 +252,7 @@ impl Core {
             } else if state.stop {
                 return;
             } else {
-                state = self.chores.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state = self.chores.lead.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
         }
     }
@@ -275,6 +295,7 @@ impl Core {
             std::mem::take(&mut state.threads)
         };
         self.chores.changed.notify_all();
+        self.chores.lead.notify_all();
         for thread in threads {
             // One that panicked has left its mark in the state that the calls below return.
             let _ = thread.join();
@@ -283,8 +304,8 @@ impl Core {
         if let Some(error) = stop {
             return if matches!(error, AppendError::Poisoned) { Err(error) } else { Ok(()) };
         }
-        self.lead_if_vacant();
         self.staging().stop.get_or_insert(AppendError::Closed);
+        self.drain();
         self.sync()?;
         if self.write_indexes().is_err() {
             self.counters.chore_failures.fetch_add(1, Ordering::Relaxed);
@@ -292,14 +313,23 @@ impl Core {
         self.checkpoint()
     }
 
-    /// Leads if there is something to write and nobody does.
-    pub(crate) fn lead_if_vacant(&self) {
-        let vacant = {
-            let mut staging = self.staging();
-            !staging.queue.is_empty() && !std::mem::replace(&mut staging.leading, true)
-        };
-        if vacant {
-            self.lead();
+    /// Returns when what was queued is written and nobody leads: after that nothing touches the files.
+    fn drain(&self) {
+        loop {
+            let vacant = {
+                let mut staging = self.staging();
+                if staging.queue.is_empty() && !staging.leading {
+                    return;
+                }
+                !std::mem::replace(&mut staging.leading, true)
+            };
+            if vacant {
+                self.lead();
+            } else {
+                // Whoever leads holds the writer while it writes.
+                drop(lock(&self.writer));
+                std::thread::yield_now();
+            }
         }
     }
 }

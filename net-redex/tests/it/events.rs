@@ -328,3 +328,53 @@ fn block_on<F: Future>(future: F) -> F::Output {
         }
     }
 }
+
+#[test]
+fn closing_while_others_append_keeps_every_acknowledgement() {
+    for round in 0..10_u8 {
+        let dir = tempfile::tempdir().expect("a directory");
+        let log = Log::open(dir.path(), config().segment_bytes(64 << 10)).expect("a new log");
+        let acknowledged = std::thread::scope(|scope| {
+            let threads: Vec<_> = (1..6_u8)
+                .map(|number| {
+                    let log = log.clone();
+                    scope.spawn(move || {
+                        let mut origin = Origin::new(number);
+                        let mut count = 0;
+                        loop {
+                            match log.append(&origin.batch(&[b"x"])).wait() {
+                                Ok(_) => count += 1,
+                                Err(AppendError::Closed) => return count,
+                                Err(error) => panic!("{error:?}"),
+                            }
+                        }
+                    })
+                })
+                .collect();
+            let mut tail = log.read(Start::Earliest).expect("readable");
+            for _ in 0..=round * 5 {
+                assert!(tail.wait_found(Duration::from_secs(60)).expect("readable").is_some());
+            }
+            log.close().expect("closed");
+            threads.into_iter().map(|thread| thread.join().expect("no panic")).sum::<usize>()
+        });
+        let log = Log::open(dir.path(), config()).expect("nobody holds it");
+        assert_eq!(batches(&log).len(), acknowledged);
+        assert_eq!(log.recovery(), &net_redex::Recovery::default());
+    }
+}
+
+#[test]
+fn log_without_syncs_holds_on_to_few_segments() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = config().segment_bytes(64 << 10).sync(SyncPolicy::None).without_threads();
+    let log = Log::open(dir.path(), config).expect("a new log");
+    let mut origin = Origin::new(1);
+    for _ in 0..40 * 17 {
+        let _ack = log.append(&origin.batch(&[&[5; 3000]])).wait().expect("room");
+    }
+    let metrics = log.metrics();
+    assert!(metrics.rolls >= 34, "{metrics:?}");
+    assert!(metrics.syncs >= 17, "sealed segments are synced in bulk: {metrics:?}");
+    assert_eq!(batches(&log).len(), 40 * 17);
+}
