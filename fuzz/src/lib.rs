@@ -3,8 +3,20 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+#[cfg(not(fuzzing))]
+compile_error!("build this with --cfg=fuzzing, as .cargo/config.toml does where RUSTFLAGS is not set");
+
+pub mod advert;
+pub mod batch;
 pub mod binding;
+pub mod control;
+pub mod grant;
+pub mod handshake;
 pub mod header;
+pub mod message;
+pub mod tick;
+pub mod ticket;
+pub mod world;
 
 /// A target and where its corpus comes from.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +33,14 @@ pub struct Target {
 pub const TARGETS: &[Target] = &[
     Target { name: "header", run: header::run, seeds: header::seeds },
     Target { name: "binding", run: binding::run, seeds: binding::seeds },
+    Target { name: "ticket", run: ticket::run, seeds: ticket::seeds },
+    Target { name: "batch", run: batch::run, seeds: batch::seeds },
+    Target { name: "advert", run: advert::run, seeds: advert::seeds },
+    Target { name: "grant", run: grant::run, seeds: grant::seeds },
+    Target { name: "tick", run: tick::run, seeds: tick::seeds },
+    Target { name: "message", run: message::run, seeds: message::seeds },
+    Target { name: "control", run: control::run, seeds: control::seeds },
+    Target { name: "handshake", run: handshake::run, seeds: handshake::seeds },
 ];
 
 #[cfg(test)]

@@ -114,7 +114,7 @@ mod archive {
             A: Portable + for<'a> CheckBytes<HighValidator<'a, rancor::Error>>,
         {
             let decode = |e: rancor::Error| CodecError::Decode(e.into());
-            if payload.as_ptr().addr() % align_of::<A>() == 0 {
+            if payload.as_ptr().addr().is_multiple_of(align_of::<A>()) {
                 return Ok(read(rkyv::access::<A, rancor::Error>(payload).map_err(decode)?));
             }
             let mut aligned = AlignedVec::<16>::with_capacity(payload.len());

@@ -123,6 +123,12 @@ pub struct Event {
 }
 
 impl Event {
+    /// The batch it came in.
+    #[must_use]
+    pub fn batch(&self) -> &Arc<EventBatch> {
+        &self.batch
+    }
+
     /// The channel it came through.
     #[must_use]
     pub fn channel(&self) -> &ChannelName {

@@ -104,7 +104,7 @@ impl<'a> HeadersRef<'a> {
 }
 
 impl<'a> IntoIterator for HeadersRef<'a> {
-    type Item = (&'a str, &'a [u8]);
+    type Item = Pair<'a>;
     type IntoIter = HeadersIter<'a>;
 
     fn into_iter(self) -> HeadersIter<'a> {
@@ -123,7 +123,7 @@ impl std::fmt::Debug for HeadersRef<'_> {
 pub struct HeadersIter<'a>(&'a [u8]);
 
 impl<'a> Iterator for HeadersIter<'a> {
-    type Item = (&'a str, &'a [u8]);
+    type Item = Pair<'a>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let (pair, rest) = split_first(self.0)?;
@@ -132,8 +132,11 @@ impl<'a> Iterator for HeadersIter<'a> {
     }
 }
 
+/// A name and a value.
+type Pair<'a> = (&'a str, &'a [u8]);
+
 /// `name len u8 ‖ value len u16 ‖ name ‖ value`, and what follows.
-fn split_first(bytes: &[u8]) -> Option<((&str, &[u8]), &[u8])> {
+fn split_first(bytes: &[u8]) -> Option<(Pair<'_>, &[u8])> {
     let (&[name_len, low, high], rest) = bytes.split_first_chunk::<3>()?;
     let (name, rest) = rest.split_at_checked(usize::from(name_len))?;
     let (value, rest) = rest.split_at_checked(usize::from(u16::from_le_bytes([low, high])))?;

@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn times_at_the_end_of_the_range_do_not_wrap() {
-        assert_eq!(Hlc::new(u64::MAX, 3), Hlc(u64::MAX & !0xffff | 3));
+        assert_eq!(Hlc::new(u64::MAX, 3), Hlc(!0xffff | 3));
         let mut clock = HlcClock { last: Hlc(u64::MAX) };
         assert_eq!(clock.tick(0), Hlc(u64::MAX));
         assert!(!Hlc(u64::MAX).is_suspect(u64::MAX));

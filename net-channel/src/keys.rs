@@ -71,6 +71,17 @@ impl SenderKey {
     }
 }
 
+/// 16 bytes from the system's randomness: the salt of one batch.
+///
+/// # Panics
+/// If the system has no randomness to give; nothing may be sealed then.
+#[must_use]
+pub fn random_salt() -> [u8; 16] {
+    let mut salt = [0; 16];
+    SystemRandom::new().fill(&mut salt).expect("the system gives randomness");
+    salt
+}
+
 impl fmt::Debug for SenderKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SenderKey").field("id", &self.id).finish_non_exhaustive()

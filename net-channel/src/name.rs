@@ -1,5 +1,6 @@
 //! Names of channels, and their hashes.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -89,6 +90,12 @@ impl fmt::Debug for ChannelName {
 
 impl AsRef<str> for ChannelName {
     fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Borrow<str> for ChannelName {
+    fn borrow(&self) -> &str {
         &self.0
     }
 }

@@ -144,23 +144,24 @@ impl Directory {
         }
     }
 
-    /// The node's last known addresses.
-    pub(crate) fn addresses(&self, node: &NodeId) -> Option<&[SocketAddr]> {
-        self.nodes.get(node).map(|node| &node.record.addresses[..])
-    }
-
     /// Linked neighbours that could introduce others, with what is known of them.
     pub(crate) fn neighbours(&self) -> impl Iterator<Item = Peer> {
-        self.links.keys().filter_map(|node| self.nodes.get(node)).map(|node| Peer {
-            binding: node.record.binding,
-            addresses: node.record.addresses.clone(),
-        })
+        self.links
+            .keys()
+            .filter_map(|node| self.nodes.get(node))
+            .map(|node| Peer { binding: node.record.binding, addresses: node.record.addresses.clone() })
     }
 
     // This node.
 
     /// Tells others where this node can be dialled.
-    pub(crate) fn set_addresses(&mut self, now: Instant, unix_ms: u64, addresses: Vec<SocketAddr>, out: &mut Vec<Output>) {
+    pub(crate) fn set_addresses(
+        &mut self,
+        now: Instant,
+        unix_ms: u64,
+        addresses: Vec<SocketAddr>,
+        out: &mut Vec<Output>,
+    ) {
         if self.own.addresses != addresses {
             self.own.addresses = addresses;
             self.refresh(now, unix_ms, out);
@@ -365,6 +366,10 @@ impl Directory {
         };
         if bytes.len() > ADVERT_LEN_MAX {
             return counters.adverts_dropped_invalid.one();
+        }
+        // A neighbour speaks for itself: what others say of it could fill its quota with channels it never had.
+        if from != &id.node && self.links.contains_key(&id.node) {
+            return counters.adverts_dropped_stale.one();
         }
         let old = known.adverts.get(&id.key);
         if old.is_some_and(|old| old.seq >= id.seq) {

@@ -468,10 +468,11 @@ mod tests {
     #[test]
     fn len_beyond_the_limit_is_refused() {
         let mut h = sample();
-        h.set_payload_len(PAYLOAD_LEN_MAX as u32);
+        let max = u32::try_from(PAYLOAD_LEN_MAX).expect("a little over 1 MiB");
+        h.set_payload_len(max);
         assert!(Header::parse(h.as_bytes()).is_ok());
-        h.set_payload_len(PAYLOAD_LEN_MAX as u32 + 1);
-        assert_eq!(Header::parse(h.as_bytes()), Err(HeaderError::TooLong { len: PAYLOAD_LEN_MAX as u32 + 1 }));
+        h.set_payload_len(max + 1);
+        assert_eq!(Header::parse(h.as_bytes()), Err(HeaderError::TooLong { len: max + 1 }));
     }
 
     #[test]

@@ -306,10 +306,6 @@ impl FrameQueue {
         Ok(())
     }
 
-    pub(crate) fn is_closed(&self) -> bool {
-        self.room.is_closed()
-    }
-
     fn append(self: &Arc<Self>, from: NodeId, frames: &mut Vec<BytesMut>) {
         let mut state = lock(&self.state);
         if state.closed {

@@ -18,6 +18,7 @@ pub struct Pair {
 }
 
 /// What a frame says of its pair: the first 8 bytes of the channel hash, and the origin's short id.
+#[cfg(feature = "link")]
 pub(crate) type Prefix = (u64, ShortId);
 
 impl Pair {

@@ -10,13 +10,19 @@ pub(crate) struct Args {
     /// Which one; without a name they are listed.
     name: Option<String>,
     /// Handed on to the benchmark.
-    #[arg(last = true)]
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     rest: Vec<String>,
 }
 
-/// Programs of the workspace `bench/`: ours against a peer, in the same run.
-const COMPARISONS: &[(&str, &str)] =
-    &[("link", "bulk goodput of one stream against quinn with rustls and ChaCha20-Poly1305")];
+/// Programs of the workspace `bench/`, the package each is in, and what it does: ours against a peer, in the same run.
+const COMPARISONS: &[(&str, &str, &str)] = &[
+    ("link", "net-bench", "bulk goodput of a stream of an endpoint against quinn with rustls and ChaCha20-Poly1305"),
+    (
+        "peers",
+        "net-bench-peers",
+        "events, latency, appends and replay against other systems: pub fan latency durable replay",
+    ),
+];
 
 /// Runs the benchmark of that name, or lists them all.
 pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
@@ -31,16 +37,17 @@ pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
         for (package, name) in &ours {
             println!("{name:<12} a hot function of {package}");
         }
-        for (name, what) in COMPARISONS {
+        for (name, _, what) in COMPARISONS {
             println!("{name:<12} {what}");
         }
         return Ok(());
     };
-    if COMPARISONS.iter().any(|(known, _)| known == name) {
+    if let Some((_, package, _)) = COMPARISONS.iter().find(|(known, _, _)| known == name) {
         let mut command = cargo(&ws.root.join("bench"));
         command
-            .args(["run", "--release", "--locked", "--quiet", "--bin", name, "--target-dir"])
-            .arg(ws.target.join("bench"));
+            .args(["run", "--release", "--locked", "--quiet", "--package", package, "--bin", name, "--target-dir"])
+            .arg(ws.target.join("bench"))
+            .env("NET_BENCH_OUT", ws.target.join("bench"));
         return aloud(command.arg("--").args(&args.rest).env("NET_COMMIT", commit(ws)));
     }
     let mut found = false;

@@ -11,9 +11,10 @@ use crate::workspace::{Package, Workspace};
 /// Builds the documentation and checks the papers.
 pub(crate) fn run(ws: &Workspace) -> Result<()> {
     let flags = std::env::var("RUSTDOCFLAGS").unwrap_or_default();
+    // Libraries only: the program `net` would be written to the same pages as the library `net`.
     aloud(
         cargo(&ws.root)
-            .args(["doc", "--no-deps", "--workspace", "--all-features", "--locked"])
+            .args(["doc", "--no-deps", "--workspace", "--lib", "--all-features", "--locked"])
             .env("RUSTDOCFLAGS", format!("{flags} -D warnings")),
     )?;
     let pages = pages(ws)?;

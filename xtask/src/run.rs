@@ -15,7 +15,8 @@ pub(crate) fn cargo(dir: &Path) -> Command {
 
 /// Runs it with our terminal and fails if it fails.
 pub(crate) fn aloud(command: &mut Command) -> Result<()> {
-    println!("$ {}", shown(command));
+    // On stderr, so that what the command itself prints can be piped on (`--json`).
+    eprintln!("$ {}", shown(command));
     let status = command.status().with_context(|| format!("start {}", shown(command)))?;
     if !status.success() {
         bail!("{} failed ({status})", shown(command));

@@ -84,7 +84,7 @@ fn report(list: &LeftOut) -> Result<()> {
     if reported.is_empty() {
         say("left out: no test");
     } else {
-        say(&format!("left out: {} of the tests counted below as passed", reported.len()));
+        say(&format!("left out: {}, which the counts below include", reported.len()));
         for line in reported {
             say(&format!("  {line}"));
         }

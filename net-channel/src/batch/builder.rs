@@ -118,7 +118,7 @@ pub struct SealParams<'a> {
     pub parents: &'a [Parent],
     /// Were causes left out?
     pub parents_cut: bool,
-    /// 16 random bytes, fresh for each attempt.
+    /// 16 random bytes, fresh for each attempt ([`random_salt`](crate::random_salt)).
     pub salt: [u8; 16],
     /// How far it may travel.
     pub visibility: Visibility,

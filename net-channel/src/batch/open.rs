@@ -92,14 +92,14 @@ fn open(seal: VerifiedSeal, mut frame: BytesMut, batch_key: &[u8; 32]) -> Result
 /// Checks every record and offset, so that nothing can be wrong when events are taken. Gives where the table starts.
 fn check(plain: &[u8], events: u16) -> Result<usize, OpenError> {
     let malformed = |record| OpenError::Malformed { record };
-    let table_at = plain.len().checked_sub(usize::from(events) * OFFSET_LEN).ok_or(malformed(events))?;
+    let table_at = plain.len().checked_sub(usize::from(events) * OFFSET_LEN).ok_or_else(|| malformed(events))?;
     let (records, table) = plain.split_at(table_at);
     let mut rest = records;
     for (record, offset) in (0..events).zip(table.chunks_exact(OFFSET_LEN)) {
         if offset_at(offset) != table_at - rest.len() {
             return Err(malformed(record));
         }
-        rest = check_record(rest).ok_or(malformed(record))?;
+        rest = check_record(rest).ok_or_else(|| malformed(record))?;
     }
     if rest.is_empty() { Ok(table_at) } else { Err(malformed(events)) }
 }

@@ -9,9 +9,12 @@ use ring::rand::{SecureRandom, SystemRandom};
 /// The wall clock and the randomness of a bus.
 #[derive(Clone)]
 pub struct Environment {
-    unix_ns: Arc<dyn Fn() -> u64 + Send + Sync>,
-    fill: Arc<dyn Fn(&mut [u8]) + Send + Sync>,
+    unix_ns: Arc<UnixNs>,
+    fill: Arc<Fill>,
 }
+
+type UnixNs = dyn Fn() -> u64 + Send + Sync;
+type Fill = dyn Fn(&mut [u8]) + Send + Sync;
 
 impl Environment {
     /// An environment of the caller's making. `fill` must be cryptographically random outside of tests.
@@ -47,7 +50,11 @@ impl Default for Environment {
     fn default() -> Self {
         let random = SystemRandom::new();
         Self::new(
-            || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)),
+            || {
+                SystemTime::now()
+                    .duration_since(UNIX_EPOCH)
+                    .map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX))
+            },
             move |bytes| random.fill(bytes).expect("the operating system gives random bytes"),
         )
     }

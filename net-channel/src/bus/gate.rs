@@ -41,11 +41,15 @@ impl Admission for OpenGate {
 
     fn advert(&self, bytes: &[u8]) -> Result<AdvertId, Refusal> {
         let advert = Advert::verify(bytes, &self.mesh).map_err(|_| Refusal("the advert is not its origin's"))?;
+        // Speaking for another entity needs a capability that this policy cannot check: nobody may claim to.
+        if advert.advert().entity != advert.advert().origin || advert.advert().capability != [0; 32] {
+            return Err(Refusal("the advert speaks for an entity that has not signed it"));
+        }
         let mut vouched = self.vouched.write().unwrap_or_else(PoisonError::into_inner);
-        if vouched.len() >= VOUCHED_MAX {
+        let pair = Pair { channel: advert.channel().0, origin: *advert.advert().origin.as_bytes() };
+        if vouched.len() >= VOUCHED_MAX && !vouched.contains(&pair.prefix()) {
             return Err(Refusal("this node knows as many channels as it can"));
         }
-        let pair = Pair { channel: advert.channel().0, origin: *advert.advert().origin.as_bytes() };
         vouched.insert(pair.prefix());
         Ok(advert.advert_id())
     }

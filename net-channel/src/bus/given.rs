@@ -11,8 +11,10 @@ use crate::{BatchHash, Hlc, Parent};
 /// The newest event of each origin that the application has been given, by channel.
 #[derive(Debug, Default)]
 pub(crate) struct Given {
-    channels: RwLock<HashMap<[u8; 32], BTreeMap<EntityId, Arc<Head>>>>,
+    channels: RwLock<HashMap<[u8; 32], Heads>>,
 }
+
+type Heads = BTreeMap<EntityId, Arc<Head>>;
 
 /// The newest event given of one origin in one channel.
 ///

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use net_identity::Signer;
 use net_transport::{Endpoint, Event, Frame, FrameReceiver, NodeId, Pair};
 use tokio::sync::{Notify, broadcast, mpsc, oneshot};
@@ -18,7 +18,7 @@ use crate::bus::producer::{Producer, lock};
 use crate::bus::streams;
 use crate::bus::subscription::Queue;
 use crate::core::{Action, Counters, From, Known, Message, Source, SubId, Subscriptions};
-use crate::{Advert, FloorFile, Pattern, VerifiedAdvert};
+use crate::{Advert, FloorFile, Pattern};
 
 /// What the hub, the handles and the streams share.
 pub(crate) struct Inner {
@@ -27,6 +27,8 @@ pub(crate) struct Inner {
     pub(crate) signer: Arc<dyn Signer>,
     pub(crate) given: Arc<Given>,
     pub(crate) producers: Mutex<HashMap<Pair, Arc<Producer>>>,
+    /// Streams that subscribers have open here.
+    pub(crate) streams: Mutex<HashMap<NodeId, usize>>,
     pub(crate) grants: broadcast::Sender<(NodeId, Arc<Vec<u8>>)>,
     pub(crate) floor: Mutex<Option<FloorFile>>,
     pub(crate) commands: mpsc::Sender<Command>,
@@ -46,6 +48,7 @@ pub(crate) struct Reports {
 /// What handles ask of the hub.
 pub(crate) enum Command {
     Subscribe { pattern: Pattern, from: From, queue: Arc<Queue>, id: oneshot::Sender<SubId> },
+    Advert(Bytes),
     Known { answer: oneshot::Sender<Vec<(Pair, Known)>> },
     Counters { answer: oneshot::Sender<Counters> },
     Lag { sub: SubId, answer: oneshot::Sender<Vec<(Arc<Source>, u64)>> },
@@ -108,7 +111,9 @@ impl Hub {
                             break;
                         }
                         for frame in frames.drain(..) {
-                            hub.subscriptions.handle_frame(now(), frame.into_bytes());
+                            // Its permit goes back when the frame has been handled, so that what is under way stays bounded.
+                            let Frame { bytes, .. } = frame;
+                            hub.subscriptions.handle_frame(now(), bytes.freeze());
                         }
                     }
                 }
@@ -130,6 +135,7 @@ impl Hub {
                     self.subscriptions.subscribe(now(), sub, pattern, from);
                 }
             }
+            Command::Advert(bytes) => self.handle_advert(&bytes),
             // Whoever asked may have gone; then there is nobody to tell.
             Command::Known { answer } => {
                 let known = self.subscriptions.known().map(|(pair, known)| (*pair, known.clone())).collect();
@@ -146,18 +152,10 @@ impl Hub {
 
     fn handle_event(&mut self, event: Event) {
         match event {
-            Event::Advert { bytes, .. } => {
-                if let Ok(advert) = Advert::verify(&bytes, &self.inner.endpoint.mesh()) {
-                    self.handle_advert(&advert);
-                }
-            }
+            Event::Advert { bytes, .. } => self.handle_advert(&bytes),
             Event::AdvertsGone { node } => {
-                let gone: Vec<Pair> = self
-                    .subscriptions
-                    .known()
-                    .filter(|(_, known)| known.node == node)
-                    .map(|(pair, _)| *pair)
-                    .collect();
+                let gone: Vec<Pair> =
+                    self.subscriptions.known().filter(|(_, known)| known.node == node).map(|(pair, _)| *pair).collect();
                 for pair in gone {
                     self.subscriptions.handle_advert(now(), pair, None);
                 }
@@ -172,11 +170,11 @@ impl Hub {
         }
     }
 
-    fn handle_advert(&mut self, verified: &VerifiedAdvert) {
+    fn handle_advert(&mut self, bytes: &[u8]) {
+        let Ok(verified) = Advert::verify(bytes, &self.inner.endpoint.mesh()) else { return };
         let advert = verified.advert();
         let pair = Pair { channel: verified.channel().0, origin: *advert.origin.as_bytes() };
-        let known =
-            Known { name: advert.name.clone(), node: advert.node, entity: advert.entity, class: advert.class };
+        let known = Known { name: advert.name.clone(), node: advert.node, entity: advert.entity, class: advert.class };
         self.subscriptions.handle_advert(now(), pair, (!advert.closed).then_some(known));
     }
 

@@ -9,13 +9,17 @@ mod producer;
 mod receipt;
 mod streams;
 mod subscription;
+mod typed;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use bytes::Bytes;
 use net_identity::{EntityId, SignError, Signer};
 use net_transport::{Endpoint, Inbox, NodeId, Pair};
 use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -24,6 +28,7 @@ pub use environment::Environment;
 pub use gate::OpenGate;
 pub use receipt::{Ack, Receipt};
 pub use subscription::{SubscribeBuilder, SubscribeError, Subscription};
+pub use typed::{PublishValueError, TypedChannel, TypedItem, TypedSubscription};
 
 use crate::bus::channel::ChannelOptions;
 use crate::bus::given::Given;
@@ -61,7 +66,10 @@ impl BusConfig {
 
 impl std::fmt::Debug for BusConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("BusConfig").field("origin", &self.signer.id()).field("floor", &self.floor).finish_non_exhaustive()
+        f.debug_struct("BusConfig")
+            .field("origin", &self.signer.id())
+            .field("floor", &self.floor)
+            .finish_non_exhaustive()
     }
 }
 
@@ -173,6 +181,8 @@ pub struct ChannelInfo {
     pub class: Class,
 }
 
+/// How long closing waits for subscribers that are full.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 const COMMANDS_LEN: usize = 1_024;
 const GRANTS_LEN: usize = 4_096;
 
@@ -181,6 +191,7 @@ impl Bus {
     ///
     /// # Errors
     /// [`StartError`].
+    #[expect(clippy::unused_async, reason = "it spawns tasks, so it must be called in a runtime")]
     pub async fn start(endpoint: Endpoint, inbox: Inbox, config: BusConfig) -> Result<Self, StartError> {
         let BusConfig { signer, entity, floor, limits, environment } = config;
         let mut acceptor = endpoint.accept(PROTOCOL).map_err(|_| StartError::Taken)?;
@@ -194,6 +205,7 @@ impl Bus {
             signer,
             given: Arc::default(),
             producers: Mutex::default(),
+            streams: Mutex::default(),
             grants: broadcast::Sender::new(GRANTS_LEN),
             floor: Mutex::new(floor),
             commands,
@@ -224,7 +236,11 @@ impl Bus {
 
     /// A subscription to every channel that matches: `bus.subscribe("quakes/*").await?`.
     pub fn subscribe(&self, pattern: &str) -> SubscribeBuilder {
-        SubscribeBuilder { bus: self.clone(), pattern: Pattern::open(pattern, &self.inner.endpoint.id()), from: From::Live }
+        SubscribeBuilder {
+            bus: self.clone(),
+            pattern: Pattern::open(pattern, &self.inner.endpoint.id()),
+            from: From::Live,
+        }
     }
 
     /// The producers that this node knows of, its own among them.
@@ -264,7 +280,11 @@ impl Bus {
         let producers: Vec<_> = lock(&self.inner.producers).values().cloned().collect();
         for producer in producers {
             producer.close();
-            producer.flush().await;
+            // A subscriber that takes nothing must not keep this node from ending.
+            if timeout(CLOSE_TIMEOUT, producer.flush()).await.is_err() {
+                tracing::warn!(channel = %producer.name, "closed before its subscribers took everything");
+                producer.abandon();
+            }
         }
         self.inner.cancel.cancel();
         self.inner.tasks.close();
@@ -309,40 +329,59 @@ impl Bus {
         Ok(Subscription { id, bus: self.clone(), queue, taken: Default::default(), current: None, positions })
     }
 
-    pub(crate) async fn open_producer(&self, name: &str, options: ChannelOptions) -> Result<Arc<Producer>, OpenChannelError> {
+    pub(crate) async fn open_producer(
+        &self,
+        name: &str,
+        options: ChannelOptions,
+    ) -> Result<Arc<Producer>, OpenChannelError> {
         let inner = &self.inner;
         if inner.cancel.is_cancelled() {
-            return Err(OpenError::Closed);
+            return Err(OpenChannelError::Closed);
         }
         let name = ChannelName::open(name, &inner.endpoint.id())?;
         let mesh = inner.endpoint.mesh();
         let pair = Pair { channel: name.hash(&mesh).0, origin: *inner.signer.id().as_bytes() };
-        let mut producers = lock(&inner.producers);
-        if let Some(producer) = producers.get(&pair) {
-            return Ok(producer.clone());
-        }
-        let incarnation = self.begin_incarnation()?;
-        let now = tokio::time::Instant::now().into_std();
-        let key = SenderKey::new(inner.environment.random());
-        let producer = Arc::new(Producer::new(Making {
-            name: name.clone(),
-            pair,
-            publisher: Publisher::new(pair, incarnation, key, now, options.cache_bytes_max),
-            signer: inner.signer.clone(),
-            grants: inner.grants.clone(),
-            environment: inner.environment.clone(),
-            mesh,
-            visibility: options.visibility,
-            priority: options.priority,
-            queue_bytes_max: options.queue_bytes_max,
-        }));
-        let advert = self.advert(&producer, options, false)?;
-        producers.insert(pair, producer.clone());
-        drop(producers);
+        // A scope of its own, so that the future of `open` can move between threads.
+        let (producer, key, advert) = {
+            let mut producers = lock(&inner.producers);
+            if let Some(producer) = producers.get(&pair).filter(|producer| !producer.is_closed()) {
+                return Ok(producer.clone());
+            }
+            let incarnation = self.begin_incarnation()?;
+            let now = tokio::time::Instant::now().into_std();
+            let key = SenderKey::new(inner.environment.random());
+            let producer = Arc::new(Producer::new(Making {
+                name: name.clone(),
+                pair,
+                publisher: Publisher::new(pair, incarnation, key, now, options.cache_bytes_max),
+                signer: inner.signer.clone(),
+                grants: inner.grants.clone(),
+                environment: inner.environment.clone(),
+                mesh,
+                visibility: options.visibility,
+                priority: options.priority,
+                queue_bytes_max: options.queue_bytes_max,
+            }));
+            let (key, advert) = self.advert(&producer, options, false)?;
+            producers.insert(pair, producer.clone());
+            (producer, key, advert)
+        };
         inner.endpoint.serve(pair);
-        inner.endpoint.advertise(advert.0, advert.1.into());
-        inner.tasks.spawn(producer.clone().run(inner.endpoint.clone(), inner.given.clone()));
+        self.tell(key, advert).await;
+        let run = producer.clone().run(inner.endpoint.clone(), inner.given.clone());
+        let cancel = inner.cancel.clone();
+        inner.tasks.spawn(async move { cancel.run_until_cancelled(run).await });
         Ok(producer)
+    }
+
+    /// Tells the mesh, and the subscriptions of this node, what its producers do.
+    async fn tell(&self, key: [u8; 32], advert: Vec<u8>) {
+        let advert = Bytes::from(advert);
+        if let Err(error) = self.inner.endpoint.advertise(key, advert.clone()) {
+            tracing::warn!(%error, "a channel is not advertised");
+        }
+        // The hub is gone when the node was closed; then nobody here subscribes.
+        let _ = self.inner.commands.send(Command::Advert(advert)).await;
     }
 
     /// The first seq of a new incarnation; the floor is on disk when this returns.
@@ -353,7 +392,12 @@ impl Bus {
         Ok(file.begin(unix_ns, 0)?)
     }
 
-    fn advert(&self, producer: &Producer, options: ChannelOptions, closed: bool) -> Result<([u8; 32], Vec<u8>), OpenChannelError> {
+    fn advert(
+        &self,
+        producer: &Producer,
+        options: ChannelOptions,
+        closed: bool,
+    ) -> Result<([u8; 32], Vec<u8>), OpenChannelError> {
         let inner = &self.inner;
         let mesh = inner.endpoint.mesh();
         let advert = Advert {
@@ -364,7 +408,7 @@ impl Bus {
             origin: producer.origin,
             entity: self.entity,
             node: inner.endpoint.id(),
-            seq: inner.environment.unix_ms(),
+            seq: producer.next_advert_seq(inner.environment.unix_ms()),
             closed,
         };
         let bytes = advert.sign(&mesh, &*inner.signer)?;
@@ -374,7 +418,14 @@ impl Bus {
 
     pub(crate) async fn close_producer(&self, producer: &Arc<Producer>) {
         producer.close();
-        producer.flush().await;
+        if timeout(CLOSE_TIMEOUT, producer.flush()).await.is_err() {
+            tracing::warn!(channel = %producer.name, "closed before its subscribers took everything");
+            producer.abandon();
+        }
+        match self.advert(producer, ChannelOptions::default(), true) {
+            Ok((key, advert)) => self.tell(key, advert).await,
+            Err(error) => tracing::warn!(%error, "the end of a channel is not advertised"),
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //! seals whatever has gathered and hands it to the links.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,13 +12,14 @@ use net_transport::{Endpoint, MeshId, NodeId, Pair, Priority, Visibility};
 use tokio::sync::{Notify, broadcast};
 use tokio::time::Instant;
 
+use crate::bus::PublishError;
 use crate::bus::environment::Environment;
 use crate::bus::given::Given;
 use crate::bus::receipt::{Ack, BatchAck, Receipt};
-use crate::bus::PublishError;
 use crate::core::{Cached, Publisher, SeqRange};
 use crate::{
-    BatchBuilder, BatchHash, ChannelHash, ChannelName, Hlc, HlcClock, PARENTS_MAX, Parent, PushError, SealParams, SenderKey,
+    BatchBuilder, BatchHash, ChannelHash, ChannelName, Hlc, HlcClock, PARENTS_MAX, Parent, PushError, SealParams,
+    SenderKey,
 };
 
 /// Everything of a producer that its handles, its task and the streams of its subscribers share.
@@ -40,6 +42,7 @@ pub(crate) struct Producer {
     wake: Notify,
     room: Notify,
     idle: Notify,
+    advert_seq: AtomicU64,
 }
 
 #[derive(Default)]
@@ -82,7 +85,8 @@ pub(crate) struct Making {
 
 impl Producer {
     pub(crate) fn new(making: Making) -> Self {
-        let Making { name, pair, publisher, signer, grants, environment, mesh, visibility, priority, queue_bytes_max } = making;
+        let Making { name, pair, publisher, signer, grants, environment, mesh, visibility, priority, queue_bytes_max } =
+            making;
         Self {
             name,
             pair,
@@ -100,6 +104,7 @@ impl Producer {
             wake: Notify::new(),
             room: Notify::new(),
             idle: Notify::new(),
+            advert_seq: AtomicU64::new(0),
         }
     }
 
@@ -123,11 +128,7 @@ impl Producer {
         let (index, cost) = match pushed {
             Some(pushed) => pushed,
             None => {
-                let mut open = Open {
-                    builder: BatchBuilder::new(),
-                    ack: Arc::default(),
-                    after: record.after.to_vec(),
-                };
+                let mut open = Open { builder: BatchBuilder::new(), ack: Arc::default(), after: record.after.to_vec() };
                 let pushed = open.push(&record, time)?.expect("an empty batch takes one event of any legal size");
                 staging.open.push_back(open);
                 pushed
@@ -166,12 +167,24 @@ impl Producer {
             idle.as_mut().enable();
             {
                 let staging = self.staging();
-                if staging.open.is_empty() && !staging.sealing || matches!(staging.closed, Some(PublishError::Seal(_))) {
+                if staging.open.is_empty() && !staging.sealing || matches!(staging.closed, Some(PublishError::Seal(_)))
+                {
                     return;
                 }
             }
             idle.await;
         }
+    }
+
+    /// The version of this producer's next advert: the wall clock, and more than the one before.
+    pub(crate) fn next_advert_seq(&self, unix_ms: u64) -> u64 {
+        let before = self.advert_seq.fetch_max(unix_ms, Ordering::Relaxed);
+        if before < unix_ms { unix_ms } else { self.advert_seq.fetch_add(1, Ordering::Relaxed) + 1 }
+    }
+
+    /// Whether it takes no more events.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.staging().closed.is_some()
     }
 
     /// Takes no more events; what is queued is still sealed and sent.
@@ -181,6 +194,15 @@ impl Producer {
         drop(staging);
         self.wake.notify_one();
         self.room.notify_waiters();
+    }
+
+    /// Gives up what is queued and not sealed; whoever waits for it is told.
+    pub(crate) fn abandon(&self) {
+        let mut staging = self.staging();
+        staging.bytes = 0;
+        for open in staging.open.drain(..) {
+            open.ack.complete(Err(PublishError::Closed));
+        }
     }
 
     /// The task: seals and sends until the producer is closed and its queue empty.
@@ -232,7 +254,7 @@ impl Producer {
         }
     }
 
-    fn seal(&self, open: Open, chain: &mut Chain, given: &Given) -> Result<(u64, Bytes), PublishError> {
+    fn seal(&self, mut open: Open, chain: &mut Chain, given: &Given) -> Result<(u64, Bytes), PublishError> {
         let unix_ms = self.environment.unix_ms();
         let mut causes = given.parents(&self.pair.channel, &self.origin);
         let cut = causes.len() + open.after.len() > PARENTS_MAX;
@@ -241,6 +263,9 @@ impl Producer {
             causes.truncate(PARENTS_MAX.saturating_sub(open.after.len()));
         }
         let mut parents: Vec<Parent> = causes.into_iter().map(|(_, parent)| parent).collect();
+        // Two origins whose short ids clash have room for one parent; a batch names each short id once.
+        parents.sort_unstable_by_key(|parent| (parent.origin, std::cmp::Reverse(parent.seq)));
+        parents.dedup_by_key(|parent| parent.origin);
         for after in open.after.drain(..) {
             match parents.iter_mut().find(|parent| parent.origin == after.origin) {
                 // An origin's later event has its earlier ones as causes.
@@ -249,7 +274,6 @@ impl Producer {
                 None => parents.push(after),
             }
         }
-        let mut open = open;
         let events = open.builder.events();
         let now = Instant::now().into_std();
         let mut publisher = lock(&self.publisher);

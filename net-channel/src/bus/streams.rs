@@ -1,32 +1,52 @@
 //! End-to-end streams: one that this node opens to each node it subscribes at, one from each node that subscribes here.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use net_transport::{Endpoint, NodeId, RecvStream, SendStream};
 use tokio::sync::{broadcast, mpsc};
+use tokio::time::timeout;
 use tracing::debug;
 
 use crate::bus::hub::{Inner, PeerInput};
 use crate::bus::producer::lock;
 use crate::core::{MESSAGE_LEN_MAX, Message, PROTOCOL, RefusedWhy};
 
-/// Reads one message's body.
-async fn read_message(recv: &mut RecvStream) -> Option<BytesMut> {
+/// The most bytes of one message of a subscriber: none of them carries batches.
+const REQUEST_LEN_MAX: usize = 4 << 10;
+/// How long a message may take once it has begun.
+const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Reads one message's body of at most `len_max` bytes.
+async fn read_message(recv: &mut RecvStream, len_max: usize) -> Option<BytesMut> {
     let mut len = [0; 4];
     recv.read_exact(&mut len).await.ok()?;
     let len = u32::from_le_bytes(len) as usize;
-    if len > MESSAGE_LEN_MAX {
+    if len > len_max {
         debug!(len, "message too long");
         return None;
     }
     // Grown as bytes arrive, so that a length alone allocates nothing.
     let mut body = BytesMut::with_capacity(len.min(64 << 10));
-    while body.len() < len {
-        let chunk = recv.read_chunk(len - body.len(), true).await.ok()??;
-        body.extend_from_slice(&chunk.bytes);
-    }
+    let read = async {
+        while body.len() < len {
+            let chunk = recv.read_chunk(len - body.len()).await.ok()??;
+            body.extend_from_slice(&chunk);
+        }
+        Some(())
+    };
+    timeout(MESSAGE_TIMEOUT, read).await.ok()??;
     Some(body)
+}
+
+/// Reads requests one after the other. Reading is not cancel-safe, so it is a task of its own.
+async fn read_requests(mut recv: RecvStream, requests: mpsc::Sender<BytesMut>) {
+    while let Some(body) = read_message(&mut recv, REQUEST_LEN_MAX).await {
+        if requests.send(body).await.is_err() {
+            return;
+        }
+    }
 }
 
 /// The subscriber's end: opens the stream, sends what comes out of `outbox`, passes on what is answered.
@@ -46,7 +66,7 @@ pub(crate) async fn run_outgoing(
                 }
             };
             let read = async {
-                while let Some(body) = read_message(&mut recv).await {
+                while let Some(body) = read_message(&mut recv, MESSAGE_LEN_MAX).await {
                     if inputs.send(PeerInput::Message { from: node, body }).await.is_err() {
                         break;
                     }
@@ -66,7 +86,13 @@ pub(crate) async fn run_outgoing(
 
 /// The publisher's end: answers each message before the next is read, so that a peer that does not read its answers
 /// stops being asked for more.
-pub(crate) async fn run_incoming(inner: Arc<Inner>, node: NodeId, mut send: SendStream, mut recv: RecvStream) {
+pub(crate) async fn run_incoming(inner: Arc<Inner>, node: NodeId, mut send: SendStream, recv: RecvStream) {
+    let _open = OpenStream::new(inner.clone(), node);
+    let (sender, mut requests) = mpsc::channel(1);
+    inner.tasks.spawn({
+        let cancel = inner.cancel.clone();
+        async move { cancel.run_until_cancelled(read_requests(recv, sender)).await }
+    });
     let mut grants = inner.grants.subscribe();
     loop {
         tokio::select! {
@@ -81,7 +107,7 @@ pub(crate) async fn run_incoming(inner: Arc<Inner>, node: NodeId, mut send: Send
                 Err(broadcast::error::RecvError::Lagged(_)) => {}
                 Err(broadcast::error::RecvError::Closed) => break,
             },
-            body = read_message(&mut recv) => {
+            body = requests.recv() => {
                 let Some(body) = body else { break };
                 let Ok(message) = Message::decode(&body) else { break };
                 let mut failed = false;
@@ -97,10 +123,37 @@ pub(crate) async fn run_incoming(inner: Arc<Inner>, node: NodeId, mut send: Send
             }
         }
     }
-    let producers: Vec<_> = lock(&inner.producers).values().cloned().collect();
-    for producer in producers {
-        if lock(&producer.publisher).handle_gone(&node) {
-            producer.progress.notify_waiters();
+}
+
+/// Counts the streams of a node: it is gone when the last one ends, not when an old one does.
+struct OpenStream {
+    inner: Arc<Inner>,
+    node: NodeId,
+}
+
+impl OpenStream {
+    fn new(inner: Arc<Inner>, node: NodeId) -> Self {
+        *lock(&inner.streams).entry(node).or_default() += 1;
+        Self { inner, node }
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        let mut streams = lock(&self.inner.streams);
+        if let Some(open) = streams.get_mut(&self.node) {
+            *open -= 1;
+            if *open > 0 {
+                return;
+            }
+        }
+        streams.remove(&self.node);
+        drop(streams);
+        let producers: Vec<_> = lock(&self.inner.producers).values().cloned().collect();
+        for producer in producers {
+            if lock(&producer.publisher).handle_gone(&self.node) {
+                producer.progress.notify_waiters();
+            }
         }
     }
 }

@@ -152,6 +152,11 @@ impl Subscription {
         cursor
     }
 
+    /// How many events of each origin are known to exist and have not been handed to this subscription.
+    pub async fn lag(&self) -> Vec<(Arc<Source>, u64)> {
+        self.bus.lag(self.id).await
+    }
+
     fn poll_item(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Item, SubscribeError>>> {
         loop {
             if let Some(event) = self.next_of_batch() {

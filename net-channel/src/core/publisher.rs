@@ -54,6 +54,9 @@ impl Subscriber {
     }
 }
 
+/// How long a [`Start::Live`] may have been under way without losing what was published meanwhile.
+const LIVE_SLACK: Duration = Duration::from_secs(1);
+
 impl Publisher {
     /// A producer that starts an incarnation at this seq with this sender key.
     #[must_use]
@@ -170,7 +173,9 @@ impl Publisher {
                 }
                 Ok(vec![])
             }
-            Message::Fetch { id, range, .. } => Ok(vec![self.fetch(id, range)]),
+            Message::Fetch { id, range, .. } if self.subscribers.contains_key(&from) => Ok(vec![self.fetch(id, range)]),
+            // Whoever has not subscribed is told nothing.
+            Message::Fetch { .. } => Ok(vec![]),
             Message::Received { next, .. } => {
                 if let Some(subscriber) = self.subscribers.get_mut(&from) {
                     // A claim beyond what exists would count events as received that are still to come.
@@ -237,8 +242,11 @@ impl Publisher {
             Start::Seq(seq) => seq.min(self.next),
             Start::Since(ms) => self.cache.first_not(|b| b.unix_ms < ms).map_or(self.next, |b| b.range.from),
             Start::Live { ago_ms } => {
+                // The question was under way for a while, on busy machines a long one: an event of the moment of
+                // subscribing that was published before it is better than one published after it that is missed.
+                let ago = Duration::from_millis(ago_ms).saturating_add(LIVE_SLACK);
                 // An instant before this machine's clock began is before everything that was sealed.
-                let Some(since) = now.checked_sub(Duration::from_millis(ago_ms)) else { return first };
+                let Some(since) = now.checked_sub(ago) else { return first };
                 self.cache.first_not(|b| b.sealed_at < since).map_or(self.next, |b| b.range.from)
             }
         }

@@ -12,11 +12,12 @@ use bytes::Bytes;
 use net_identity::EntityId;
 use net_transport::{HEADER_LEN, Header, MeshId, NodeId, Pair, ShortId};
 
+use crate::core::Cursor;
 use crate::core::item::{Fork, Gap, Item, Restart, Source};
 use crate::core::message::{Message, SeqRange, Start};
-use crate::core::Cursor;
 use crate::{
-    BatchError, BatchHash, ChannelHash, ChannelName, Class, EventBatch, KeyGrant, KeyId, Pattern, SealedBatch, SenderKey,
+    BatchError, BatchHash, ChannelHash, ChannelName, Class, EventBatch, KeyGrant, KeyId, Pattern, SealedBatch,
+    SenderKey,
 };
 
 /// Names a subscription of this node.
@@ -250,8 +251,11 @@ struct Track {
     covered: u64,
     held: BTreeMap<u64, Arc<EventBatch>>,
     held_bytes: usize,
-    fetch: Option<(u64, Instant)>,
+    /// The fetch under way: its id, what was asked, and until when an answer is waited for.
+    fetch: Option<(u64, SeqRange, Instant)>,
     quarantined: bool,
+    /// The id of the last subscribe message.
+    asked_as: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -263,6 +267,8 @@ enum Phase {
 }
 
 const REJOIN_AFTER: Duration = Duration::from_secs(1);
+/// A stream ends whenever its connection is replaced, so it is opened again soon.
+const REASK_AFTER: Duration = Duration::from_millis(50);
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 const REPORT_EVERY: Duration = Duration::from_millis(250);
 const KEYLESS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -325,7 +331,8 @@ impl Subscriptions {
 
     /// A new subscription. It finds producers that are known now and those that appear later.
     pub fn subscribe(&mut self, now: Instant, sub: SubId, pattern: Pattern, from: From) {
-        let state = Sub { pattern, from, since: now, queued: 0, full: false, pairs: BTreeSet::new(), blocked: BTreeSet::new() };
+        let state =
+            Sub { pattern, from, since: now, queued: 0, full: false, pairs: BTreeSet::new(), blocked: BTreeSet::new() };
         let pairs: Vec<Pair> =
             self.known.iter().filter(|(_, known)| state.pattern.matches(&known.name)).map(|(p, _)| *p).collect();
         self.subs.insert(sub, state);
@@ -364,15 +371,23 @@ impl Subscriptions {
             self.counters.refused_full += 1;
             return;
         }
-        if let Some(feed) = self.feeds.get_mut(&pair)
-            && feed.node != known.node
-        {
-            feed.node = known.node;
-            feed.joined = false;
-            feed.join_sent_at = now;
-            self.actions.push_back(Action::Unjoin { pair });
-            self.actions.push_back(Action::Join { pair, node: known.node });
-            self.idle_tracks(pair);
+        if let Some(feed) = self.feeds.get_mut(&pair) {
+            let moved = feed.node != known.node;
+            if moved {
+                feed.node = known.node;
+                feed.joined = false;
+                self.actions.push_back(Action::Unjoin { pair });
+            }
+            if !feed.joined {
+                // The producer has just said that it is there: a join that was refused before is tried at once.
+                feed.join_again_at = None;
+                feed.join_sent_at = now;
+                self.actions.push_back(Action::Join { pair, node: known.node });
+            }
+            if moved {
+                self.idle_tracks(pair);
+            }
+            self.schedule(pair);
         }
         let matching: Vec<SubId> =
             self.subs.iter().filter(|(_, sub)| sub.pattern.matches(&known.name)).map(|(id, _)| *id).collect();
@@ -412,7 +427,7 @@ impl Subscriptions {
             self.idle_tracks(pair);
             let feed = self.feeds.get_mut(&pair).expect("it was listed above");
             if feed.joined {
-                let again_at = now + REJOIN_AFTER;
+                let again_at = now + REASK_AFTER;
                 feed.tracks.values_mut().for_each(|track| track.phase = Phase::Refused { again_at });
             }
             self.schedule(pair);
@@ -588,14 +603,18 @@ impl Subscriptions {
             Some(start) => start,
             None => Start::Seq(track.next),
         };
-        if let Phase::Asked { id: before, .. } = track.phase {
-            self.asked.remove(&before);
-        }
+        let before = track.asked_as.replace(id);
         self.asked.insert(id, (pair, sub));
         track.phase = Phase::Asked { id, deadline: now + ASK_TIMEOUT };
         track.fetch = None;
         let message = Message::Subscribe { id, pair, start }.encode();
         self.actions.push_back(Action::Send { to: feed.node, message });
+        // After the new one, so that this node never counts as gone in between.
+        if let Some(before) = before {
+            self.asked.remove(&before);
+            let message = Message::Unsubscribe { id: before, pair }.encode();
+            self.actions.push_back(Action::Send { to: feed.node, message });
+        }
     }
 
     fn idle_tracks(&mut self, pair: Pair) {
@@ -665,11 +684,12 @@ impl Subscriptions {
 
     fn handle_batches(&mut self, now: Instant, from: &NodeId, id: u64, pair: Pair, covered: u64, frames: &[u8]) {
         let feed = self.feeds.get(&pair).filter(|feed| feed.node == *from);
-        let asked = |track: &Track| track.fetch.is_some_and(|(asked, _)| asked == id);
+        let asked = |track: &Track| track.fetch.is_some_and(|(asked, ..)| asked == id);
         let Some(sub) = feed.and_then(|f| f.tracks.iter().find(|(_, t)| asked(t)).map(|(sub, _)| *sub)) else {
             self.counters.unexpected += 1;
             return;
         };
+        let Some((_, asked_range, _)) = self.track(&pair, sub).fetch else { return };
         let mut rest = frames;
         while !rest.is_empty() {
             let Ok(header) = Header::parse(rest) else {
@@ -682,14 +702,25 @@ impl Subscriptions {
                 break;
             };
             rest = after;
+            let end = header.seq().saturating_add(u64::from(header.events()));
+            if header.seq() >= asked_range.to || end <= asked_range.from {
+                // Not what was asked for: it would be held without the bound on what comes unasked.
+                self.counters.unexpected += 1;
+                continue;
+            }
             match self.verify(&pair, Bytes::copy_from_slice(frame)) {
                 Ok(sealed) => self.open(now, pair, sealed, Some(sub)),
                 Err(error) => self.count_refused(error),
             }
         }
         let track = self.track(&pair, sub);
+        if covered <= asked_range.from {
+            // An answer that says nothing is as good as none: the deadline of the fetch asks again.
+            self.counters.unexpected += 1;
+            return;
+        }
         track.fetch = None;
-        track.covered = track.covered.max(covered);
+        track.covered = track.covered.max(covered.min(asked_range.to));
         self.advance(now, pair, sub);
         self.schedule(pair);
     }
@@ -773,7 +804,7 @@ impl Subscriptions {
         {
             let id = self.next_id;
             self.next_id += 1;
-            track.fetch = Some((id, now + ASK_TIMEOUT));
+            track.fetch = Some((id, range, now + ASK_TIMEOUT));
             self.counters.fetches += 1;
             let message = Message::Fetch { id, pair, range }.encode();
             self.actions.push_back(Action::Send { to: feed.node, message });
@@ -826,7 +857,7 @@ impl Subscriptions {
         for (sub, track) in &mut feed.tracks {
             match track.phase {
                 Phase::Asked { deadline: at, .. } | Phase::Refused { again_at: at } if at <= now => ask.push(*sub),
-                _ if track.fetch.is_some_and(|(_, deadline)| deadline <= now) => ask.push(*sub),
+                _ if track.fetch.is_some_and(|(.., deadline)| deadline <= now) => ask.push(*sub),
                 _ => {}
             }
         }
@@ -881,7 +912,7 @@ impl Feed {
                 Phase::Asked { deadline: at, .. } | Phase::Refused { again_at: at } if self.joined => Some(at),
                 _ => None,
             };
-            [phase, track.fetch.map(|(_, at)| at)]
+            [phase, track.fetch.map(|(.., at)| at)]
         });
         let keyless = self.keyless.front().map(|(at, _)| *at + KEYLESS_TIMEOUT);
         tracks.chain([self.join_again_at, self.report_at, keyless]).flatten().min()
@@ -916,6 +947,7 @@ impl Track {
             held_bytes: 0,
             fetch: None,
             quarantined: false,
+            asked_as: None,
         }
     }
 
@@ -924,7 +956,10 @@ impl Track {
     }
 
     fn offer(&mut self, batch: &Arc<EventBatch>, limits: &Limits, asked_for: bool) -> Offered {
-        if batch.open().seal().next_seq() <= self.next || self.held.contains_key(&batch.open().seal().seq()) {
+        if self.quarantined
+            || batch.open().seal().next_seq() <= self.next
+            || self.held.contains_key(&batch.open().seal().seq())
+        {
             return Offered::Duplicate;
         }
         self.target = self.target.max(batch.open().seal().next_seq());
@@ -959,7 +994,12 @@ impl Track {
                 continue;
             }
             let continues = self.head == Some(batch.open().seal().prev());
-            let breaks = batch.open().seal().seq() > self.next || batch.open().seal().is_first() && self.head.is_some();
+            let (seq, is_first) = (batch.open().seal().seq(), batch.open().seal().is_first());
+            if seq < self.next && self.head.is_some() {
+                // It overlaps what was delivered and is not that: the origin signed two batches for one place.
+                return Some(self.quarantine(source, seq, counters));
+            }
+            let breaks = seq > self.next || is_first && self.head.is_some();
             if breaks && !(batch.open().seal().is_first() && continues) {
                 if self.next < batch.open().seal().seq() && self.covered < batch.open().seal().seq() {
                     return None;
@@ -972,10 +1012,7 @@ impl Track {
             }
             let forked = self.head.is_some() && !continues;
             if forked {
-                counters.forked += 1;
-                self.quarantined = true;
-                let item = Fork { source: source.clone(), seq: batch.open().seal().seq() };
-                return Some(Delivery::Item(Item::Equivocation(item)));
+                return Some(self.quarantine(source, seq, counters));
             }
             self.release(&batch);
             let skip = self.next.saturating_sub(batch.open().seal().seq());
@@ -989,13 +1026,21 @@ impl Track {
         }
     }
 
+    fn quarantine(&mut self, source: &Arc<Source>, seq: u64, counters: &mut Counters) -> Delivery {
+        counters.forked += 1;
+        self.quarantined = true;
+        self.held.clear();
+        self.held_bytes = 0;
+        Delivery::Item(Item::Equivocation(Fork { source: source.clone(), seq }))
+    }
+
     /// Nothing before this batch can be had: goes on with it, and says what is missing if the application can miss it.
     fn pass_over(&mut self, source: &Arc<Source>, batch: &EventBatch, counters: &mut Counters) -> Option<Item> {
         let source = source.clone();
         if batch.open().seal().incarnation() > self.next || batch.open().seal().is_first() {
             let last_seen = self.next.saturating_sub(1);
             self.head = None;
-            self.next = batch.open().seal().incarnation();
+            self.next = self.next.max(batch.open().seal().incarnation());
             if self.seen {
                 counters.restarts += 1;
                 let prev = if batch.open().seal().is_first() { batch.open().seal().prev() } else { BatchHash::ZERO };

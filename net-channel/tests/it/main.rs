@@ -1,4 +1,28 @@
-//! Tests of net-channel.
+//! Tests of net-channel: its formats driven from outside, delivery in a simulated mesh, the bus on real sockets.
 
+#![allow(
+    unreachable_pub,
+    clippy::cast_possible_truncation,
+    reason = "modules of one test program share their helpers; numbers of tests are small"
+)]
+
+mod advert;
+mod batch;
+mod bits;
+#[cfg(feature = "node")]
+mod bus;
+mod by_hand;
+mod codec;
+mod contexts;
+#[cfg(feature = "node")]
+mod crash;
+mod equivocation;
+mod event;
+mod fixture;
+mod golden;
+mod grant;
+mod incarnation;
+mod malformed;
 mod sim_delivery;
+mod tick;
 mod world;

@@ -55,8 +55,11 @@ fn last_n_begins_n_events_before_the_end_also_within_a_batch() {
     w.subscribe(1, 1, "c", From::Last(6));
     w.run_for(SECOND);
     let seqs: Vec<u64> = w.published[&pair].keys().copied().collect();
-    let seen: Vec<u64> =
-        w.seen(1, 1, &pair).iter().filter_map(|s| if let Seen::Event(seq, _) = s { Some(*seq) } else { None }).collect();
+    let seen: Vec<u64> = w
+        .seen(1, 1, &pair)
+        .iter()
+        .filter_map(|s| if let Seen::Event(seq, _) = s { Some(*seq) } else { None })
+        .collect();
     assert_eq!(seen, seqs[34..]);
 }
 
@@ -162,7 +165,10 @@ fn a_cursor_of_an_earlier_process_hears_of_the_restart_between() {
     w.subscribe(1, 1, "c", From::Cursor(cursor));
     w.run_for(SECOND * 5);
     let seen = w.seen(1, 1, &pair);
-    assert!(matches!(seen[..], [Seen::Restart { last_seen, .. }, Seen::Event(..)] if last_seen == next - 1), "{seen:?}");
+    assert!(
+        matches!(seen[..], [Seen::Restart { last_seen, .. }, Seen::Event(..)] if last_seen == next - 1),
+        "{seen:?}"
+    );
 }
 
 #[test]
@@ -291,7 +297,15 @@ fn sim_every_event_once_in_order_or_named() {
         }
         let t = w.totals;
         let counts = [
-            t.frames, t.dropped, t.reordered, t.duplicated, t.partitions, t.crashes, t.gaps, t.restarts, t.delivered,
+            t.frames,
+            t.dropped,
+            t.reordered,
+            t.duplicated,
+            t.partitions,
+            t.crashes,
+            t.gaps,
+            t.restarts,
+            t.delivered,
             (3..6).map(|n| w.counters(n).fetches).sum(),
         ];
         sums.iter_mut().zip(counts).for_each(|(sum, n)| *sum += n);

@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use net_channel::core::{Action, Cached, Delivery, Known, Limits, Message, Publisher, Subscriptions};
-use net_channel::{BatchBuilder, BatchHash, ChannelHash, ChannelName, Class, From, Hlc, Item, Pattern, SealParams, SenderKey, SeqRange};
-use net_identity::{EntityId, Signer as _};
+use net_channel::{
+    BatchBuilder, BatchHash, ChannelHash, ChannelName, Class, From, Hlc, Item, Pattern, SealParams, SenderKey, SeqRange,
+};
+use net_identity::EntityId;
 use net_transport::{MeshId, NodeId, NodeKeys, Pair, Priority, Seed, Visibility};
 
 /// SplitMix64: enough randomness for faults, and the same on every machine.
@@ -166,10 +168,6 @@ impl World {
         world
     }
 
-    pub fn id(&self, index: usize) -> NodeId {
-        self.order[index]
-    }
-
     fn instant(&self) -> Instant {
         self.start + self.now
     }
@@ -322,10 +320,7 @@ impl World {
                 Action::Join { pair, node } => {
                     self.node(&id).joins.insert(pair, node);
                     let boots = self.boots(&id, &node);
-                    self.at(
-                        Duration::from_micros(LATENCY_US),
-                        Happening::Join { from: id, to: node, pair, boots },
-                    );
+                    self.at(Duration::from_micros(LATENCY_US), Happening::Join { from: id, to: node, pair, boots });
                 }
                 Action::Unjoin { pair } => {
                     self.node(&id).joins.remove(&pair);
@@ -519,7 +514,8 @@ impl World {
             }
             Happening::Wake => {
                 for id in self.order.clone() {
-                    if self.nodes[&id].alive && self.nodes[&id].subscriptions.poll_timeout().is_some_and(|at| at <= now) {
+                    if self.nodes[&id].alive && self.nodes[&id].subscriptions.poll_timeout().is_some_and(|at| at <= now)
+                    {
                         self.node(&id).subscriptions.handle_timeout(now);
                         self.act(id);
                     }
@@ -583,17 +579,6 @@ impl World {
         (producer.received(producer.next()), producer.subscribers().len())
     }
 
-    /// Subscribes again, as a process does that starts with the cursor it kept.
-    pub fn resume(&mut self, node: usize, sub: u64, pattern: &str, cursor: net_channel::Cursor) {
-        let id = self.order[node];
-        let now = self.instant();
-        let parsed = Pattern::parse(pattern).expect("a pattern");
-        let node = self.node(&id);
-        node.apps.entry(sub).and_modify(|app| app.queue.clear());
-        node.subscriptions.subscribe(now, sub, parsed, From::Cursor(cursor));
-        self.act(id);
-    }
-
     pub fn trace_hash(&self) -> [u8; 32] {
         *self.trace.clone().finalize().as_bytes()
     }
@@ -640,4 +625,3 @@ pub fn check_complete(published: &BTreeMap<u64, Vec<u8>>, seen: &[Seen]) -> Resu
         Err(format!("{} events missing and not named, first {:?}", missing.len(), missing.first()))
     }
 }
-

@@ -69,7 +69,7 @@ impl World {
     }
 
     fn knows(&self, n: u8) -> bool {
-        self.directory.addresses(&id(n)).is_some()
+        self.directory.nodes.contains_key(&id(n))
     }
 }
 
@@ -112,11 +112,11 @@ fn own_record_is_refreshed_with_rising_seq() {
     for _ in 0..5 {
         w.wait(RECORD_REFRESH);
         let sent = w.sent(1);
-        let [Item::Record { age_ms, record }] = &sent[..] else { panic!("one record a refresh: {sent:?}") };
-        let seq = UnverifiedRecord::parse(record).expect("our own").seq();
+        let [Item::Record { age_ms, record: bytes }] = &sent[..] else { panic!("one record a refresh: {sent:?}") };
+        let seq = UnverifiedRecord::parse(bytes).expect("our own").seq();
         assert!(seq > last && *age_ms < 20_000);
         last = seq;
-        w.record(1, 0, &super::tests::record(1, 1, seq));
+        w.record(1, 0, &record(1, 1, seq));
         w.out.clear();
     }
     // A wall clock that jumps back does not take the seq with it.

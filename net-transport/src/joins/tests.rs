@@ -87,10 +87,7 @@ fn join_waits_for_the_link_and_is_said_again_on_each() {
     assert_eq!(w.run(|j, c, out| j.join(pair(7), node(1), c, out)), []);
     for link in [1, 11] {
         let out = w.run(|j, _, out| j.handle_link_up(node(1), link, out));
-        assert_eq!(
-            out,
-            [Output::Send(link, JoinMessage::Join(pair(7))), Output::Send(link, JoinMessage::Synced)]
-        );
+        assert_eq!(out, [Output::Send(link, JoinMessage::Join(pair(7))), Output::Send(link, JoinMessage::Synced)]);
     }
 }
 
@@ -239,9 +236,8 @@ fn full_of_a_neighbour_marks_its_taker_only() {
 fn refused_join_is_made_again_by_join_and_by_a_new_connection() {
     let mut w = World::new().linked(1);
     w.run(|j, c, out| j.join(pair(7), node(1), c, out));
-    let refuse = |w: &mut World| {
-        w.run(|j, _, out| j.handle_unjoined(&node(1), pair(7), UnjoinReason::NotServed, out)).len()
-    };
+    let refuse =
+        |w: &mut World| w.run(|j, _, out| j.handle_unjoined(&node(1), pair(7), UnjoinReason::NotServed, out)).len();
     assert_eq!((refuse(&mut w), refuse(&mut w)), (1, 0));
     let join = Output::Send(1, JoinMessage::Join(pair(7)));
     assert_eq!(w.run(|j, c, out| j.join(pair(7), node(1), c, out)), [join]);

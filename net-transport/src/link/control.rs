@@ -27,14 +27,23 @@ pub(crate) enum Message<'a> {
     /// First on the stream, once, from either end.
     Hello(Hello),
     /// A node record, and how old it was when it was sent.
-    Record { age_ms: u32, record: &'a [u8] },
+    Record {
+        age_ms: u32,
+        record: &'a [u8],
+    },
     /// An advert, opaque here.
     Advert(&'a [u8]),
     Join(Pair),
     /// `path`: short ids of 8 bytes each, from the origin's node on.
-    Joined { pair: Pair, path: &'a [u8] },
+    Joined {
+        pair: Pair,
+        path: &'a [u8],
+    },
     Unjoin(Pair),
-    Unjoined { pair: Pair, reason: u8 },
+    Unjoined {
+        pair: Pair,
+        reason: u8,
+    },
     Full(Pair),
     Room(Pair),
     /// All joins have been said.
@@ -179,6 +188,8 @@ impl From<SocketAddr> for WireAddress {
 pub(crate) struct ControlOut {
     pending: Mutex<Pending>,
     pub(crate) ready: Notify,
+    /// Notified when more waits than may, also while what was taken is still being written.
+    pub(crate) overflowed: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -203,6 +214,10 @@ pub(crate) struct ControlOverflow;
 impl ControlOut {
     pub(crate) fn push(&self, message: JoinMessage) {
         let mut pending = lock(&self.pending);
+        if pending.overflow {
+            // The link is being closed for it; a peer that does not read must not make this grow.
+            return;
+        }
         let slot = message.slot();
         if let JoinMessage::Join(pair) = &message {
             // A join starts afresh: a fullness that waits was meant for the one before.
@@ -210,7 +225,8 @@ impl ControlOut {
         }
         if pending.messages.insert(slot, message).is_none() {
             if pending.order.len() >= PENDING_MAX {
-                pending.overflow = true;
+                *pending = Pending { overflow: true, ..Pending::default() };
+                self.overflowed.notify_one();
             } else {
                 pending.order.push_back(slot);
             }

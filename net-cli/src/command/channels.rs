@@ -1,0 +1,55 @@
+//! `net channels`: who produces what.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use net::channel::Pattern;
+
+use crate::access::Access;
+use crate::cli::Global;
+use crate::command::{look_around, unexpected};
+use crate::control::protocol::{Reply, Request};
+use crate::failure::Failure;
+use crate::output::{Look, To};
+
+/// Show the channels that are produced in the mesh, and by whom
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  net channels\n  net channels 'quakes/*'")]
+pub(crate) struct Channels {
+    /// Only channels that match
+    #[arg(default_value = "**")]
+    pattern: String,
+}
+
+impl Channels {
+    pub(crate) async fn run(self, global: &Global) -> Result<ExitCode, Failure> {
+        let (output, options) = (global.output(), global.node()?);
+        let pattern = super::subscribe::parse_pattern(&self.pattern)?;
+        let mut access = Access::attach(&options).await?;
+        look_around(&access).await;
+        let reply = access.ask(&options, Request::Channels).await;
+        access.close().await;
+        let Reply::Channels(mut rows) = reply? else { return Err(unexpected()) };
+        rows.retain(|row| matches(&pattern, &row.channel));
+        if output.json() {
+            for row in &rows {
+                output.record(row)?;
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
+        let width = rows.iter().map(|row| row.channel.len()).max().unwrap_or(0).min(60);
+        for row in &rows {
+            let name = output.paint(To::Out, Look::Name, format!("{:<width$}", row.channel));
+            let entity = if row.entity == row.origin { String::new() } else { format!("  for {}", row.entity) };
+            output.line(format!("{name}  {}{entity}", row.origin))?;
+        }
+        if rows.is_empty() {
+            output.note(format!("nothing that matches is produced now: `{} pub CHANNEL TEXT` publishes", global.net()));
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn matches(pattern: &Pattern, channel: &str) -> bool {
+    channel.parse().is_ok_and(|name| pattern.matches(&name))
+}

@@ -1,0 +1,85 @@
+//! `net up`: the node of a directory, in the foreground.
+
+use std::process::ExitCode;
+
+use clap::Args;
+
+use crate::access::Access;
+use crate::cli::Global;
+use crate::command::{ticket, unexpected};
+use crate::control::protocol::{Reply, Request, Status};
+use crate::failure::Failure;
+use crate::host::interrupted;
+use crate::output::{Look, Output, To};
+
+/// Run this directory's node in the foreground
+///
+/// It stays until Ctrl-C or SIGTERM, and drains then. When another command is the node already, it stands by and takes
+/// over when that ends.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  net up\n  net up --listen 0.0.0.0:4711\n  net --dir /tmp/b up --join net1…")]
+pub(crate) struct Up {
+    /// Join the mesh of this ticket first (`-` reads it from the standard input, `@FILE` from a file)
+    #[arg(long, value_name = "TICKET")]
+    join: Option<String>,
+}
+
+impl Up {
+    pub(crate) async fn run(self, global: &Global) -> Result<ExitCode, Failure> {
+        let output = global.output();
+        let mut options = global.node()?;
+        let ticket = self.join.as_deref().map(ticket::read).transpose()?;
+        options.ticket = ticket.clone();
+        let mut stop = std::pin::pin!(interrupted());
+        loop {
+            let access = tokio::select! {
+                biased;
+                () = &mut stop => return Ok(ExitCode::SUCCESS),
+                access = Access::attach(&options) => access?,
+            };
+            if let (Some(ticket), Access::Guest { .. }) = (&ticket, &access)
+                && let Some(mut connection) = access.open(Request::Join { ticket: ticket.to_string() }).await
+            {
+                connection.next().await?;
+            }
+            let Some(mut connection) = access.open(Request::Status { stay: true }).await else { continue };
+            let status = match connection.next().await? {
+                Some(Reply::Status(status)) => status,
+                Some(_) => return Err(unexpected()),
+                None => continue,
+            };
+            say(global, &output, &status, access.is_host())?;
+            tokio::select! {
+                biased;
+                () = &mut stop => {
+                    if access.is_host() {
+                        output.note("stopping: what was published is being sent");
+                    }
+                    access.close().await;
+                    return Ok(ExitCode::SUCCESS);
+                }
+                _ = connection.next() => {}
+            }
+            output.note(format!("process {} has ended: taking over", status.pid));
+        }
+    }
+}
+
+fn say(global: &Global, output: &Output, status: &Status, host: bool) -> Result<(), Failure> {
+    if output.json() {
+        return Ok(output.record(&serde_json::json!({ "running": host, "status": status }))?);
+    }
+    let net = global.net();
+    let node = output.paint(To::Out, Look::Name, &status.node);
+    if !host {
+        output.line(format!("node {node} is run by process {}; standing by to take over", status.pid))?;
+        return Ok(());
+    }
+    output.line(format!("node {node} is up"))?;
+    let addresses: Vec<String> = status.addresses.iter().map(ToString::to_string).collect();
+    output.line(format!("  listens on   {}", addresses.join(", ")))?;
+    output.line(format!("  others join  `net join TICKET`, where `{net} ticket` prints the ticket here"))?;
+    output.line(format!("  try          `{net} sub '**'` and `{net} pub greetings hello` in other terminals"))?;
+    status.notes.iter().for_each(|note| output.warn(note));
+    Ok(())
+}

@@ -1,0 +1,303 @@
+//! What is said over the control socket.
+
+use std::net::SocketAddr;
+
+use net::channel::ChannelInfo;
+use net::{Event, Item};
+use serde::{Deserialize, Serialize};
+
+use crate::failure::Failure;
+use crate::start::Start;
+
+/// The version of this protocol. Both ends are of one build almost always; when they are not, this says so.
+pub(crate) const VERSION: u32 = 1;
+
+/// The first line of a connection.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Opening {
+    pub(crate) version: u32,
+    pub(crate) request: Request,
+}
+
+/// What is wanted.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
+pub(crate) enum Request {
+    /// With `stay`, the connection stays open until the node stops.
+    Status {
+        stay: bool,
+    },
+    Ticket,
+    Peers,
+    Channels,
+    /// Remember and dial the peers of a ticket of this mesh.
+    Join {
+        ticket: String,
+    },
+    /// Answered with [`Reply::Subscribed`] and then a [`Reply::Item`] for each item.
+    Subscribe {
+        pattern: String,
+        start: Start,
+    },
+    /// Followed by [`Feed`]s.
+    Publish,
+}
+
+/// What follows a [`Request::Publish`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub(crate) enum Feed {
+    /// Publish this.
+    Event(Publication),
+    /// That was all; wait for delivery at most so many milliseconds. With `patient`, somebody subscribed before another
+    /// process was the node, and is waited for.
+    Finish { linger_ms: u64, patient: bool },
+}
+
+/// An event to publish.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Publication {
+    pub(crate) channel: String,
+    pub(crate) payload: Blob,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) key: Option<Blob>,
+}
+
+/// What is answered.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Reply {
+    Status(Status),
+    /// A secret.
+    Ticket(String),
+    Peers(Vec<PeerRow>),
+    Channels(Vec<ChannelRow>),
+    /// So many peers are dialled.
+    Joined {
+        peers: usize,
+    },
+    Subscribed,
+    Item(ItemRow),
+    /// So many of the events that were sent are sealed and on their way.
+    Taken {
+        events: u64,
+    },
+    Delivered(Delivered),
+    Refused {
+        message: String,
+        next: Option<String>,
+        usage: bool,
+    },
+}
+
+/// The node that answers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Status {
+    pub(crate) node: String,
+    pub(crate) origin: String,
+    /// The public name of the mesh.
+    pub(crate) mesh: String,
+    pub(crate) pid: u32,
+    pub(crate) addresses: Vec<SocketAddr>,
+    pub(crate) links: usize,
+    pub(crate) known_peers: usize,
+    pub(crate) mdns: bool,
+    pub(crate) uptime_ms: u64,
+    pub(crate) notes: Vec<String>,
+    /// Everything that was dropped or refused, by cause; zeros are left out.
+    pub(crate) counters: Vec<(String, u64)>,
+}
+
+/// A link.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct PeerRow {
+    pub(crate) node: String,
+    pub(crate) address: Option<SocketAddr>,
+    pub(crate) rtt_us: Option<u64>,
+    pub(crate) linked: bool,
+    /// Why it is not linked, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) says: Option<String>,
+}
+
+/// A producer.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct ChannelRow {
+    pub(crate) channel: String,
+    pub(crate) origin: String,
+    pub(crate) entity: String,
+    pub(crate) node: String,
+}
+
+/// Who has what was published.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Delivered {
+    /// Events published.
+    pub(crate) events: u64,
+    /// Nodes that are subscribed to one of the channels.
+    pub(crate) subscribers: usize,
+    /// Of these, the nodes that have everything.
+    pub(crate) complete: usize,
+    /// Nodes that were subscribed and have left meanwhile; what they have is not known.
+    pub(crate) left: usize,
+}
+
+/// An item of a subscription.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub(crate) enum ItemRow {
+    Event(EventRow),
+    /// Events `from..to` of the origin exist and cannot be had.
+    Gap {
+        channel: String,
+        origin: String,
+        from: u64,
+        to: u64,
+    },
+    /// The origin's producer was started again.
+    Restart {
+        channel: String,
+        origin: String,
+        last_seen: u64,
+        incarnation: u64,
+    },
+    /// The origin signed two batches for one place.
+    Equivocation {
+        channel: String,
+        origin: String,
+        seq: u64,
+    },
+}
+
+/// An event.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct EventRow {
+    pub(crate) channel: String,
+    pub(crate) origin: String,
+    pub(crate) entity: String,
+    pub(crate) seq: u64,
+    pub(crate) time_ms: u64,
+    #[serde(flatten)]
+    pub(crate) payload: Blob,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) key: Option<Blob>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) headers: Vec<HeaderRow>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) parents: Vec<ParentRow>,
+}
+
+/// A header of an event.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct HeaderRow {
+    pub(crate) name: String,
+    #[serde(flatten)]
+    pub(crate) value: Blob,
+}
+
+/// A cause of an event.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct ParentRow {
+    /// The short id of the origin.
+    pub(crate) origin: String,
+    pub(crate) seq: u64,
+}
+
+/// Bytes: as text where they are text, in base64 where they are not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Blob {
+    Text(String),
+    Base64(String),
+}
+
+impl Blob {
+    pub(crate) fn new(bytes: &[u8]) -> Self {
+        // Control characters take six bytes each in JSON: base64 keeps the line within its limit.
+        let short = |text: &&str| text.bytes().all(|b| b >= 0x20 || matches!(b, b'\n' | b'\r' | b'\t'));
+        match std::str::from_utf8(bytes).ok().filter(short) {
+            Some(text) => Self::Text(text.to_owned()),
+            None => Self::Base64(data_encoding::BASE64.encode(bytes)),
+        }
+    }
+
+    pub(crate) fn into_bytes(self) -> Result<Vec<u8>, Failure> {
+        match self {
+            Self::Text(text) => Ok(text.into_bytes()),
+            Self::Base64(text) => data_encoding::BASE64
+                .decode(text.as_bytes())
+                .map_err(|error| Failure::usage(format!("not base64: {error}"))),
+        }
+    }
+}
+
+impl std::fmt::Display for Blob {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Text(text) => f.write_str(text),
+            Self::Base64(text) => write!(f, "base64:{text}"),
+        }
+    }
+}
+
+impl Reply {
+    pub(crate) fn refused(failure: Failure) -> Self {
+        Self::Refused { message: failure.message, next: failure.next, usage: failure.usage }
+    }
+}
+
+impl ItemRow {
+    /// The row of an item; nothing for kinds of item that this program does not know.
+    pub(crate) fn of(item: &Item) -> Option<Self> {
+        let names = |source: &net::channel::Source| (source.channel.to_string(), source.origin.to_string());
+        Some(match item {
+            Item::Event(event) => Self::Event(EventRow::of(event)),
+            Item::Gap(gap) => {
+                let (channel, origin) = names(&gap.source);
+                Self::Gap { channel, origin, from: gap.range.from, to: gap.range.to }
+            }
+            Item::Restart(restart) => {
+                let (channel, origin) = names(&restart.source);
+                Self::Restart { channel, origin, last_seen: restart.last_seen, incarnation: restart.incarnation }
+            }
+            Item::Equivocation(equivocation) => {
+                let (channel, origin) = names(&equivocation.source);
+                Self::Equivocation { channel, origin, seq: equivocation.seq }
+            }
+            _ => return None,
+        })
+    }
+}
+
+impl EventRow {
+    fn of(event: &Event) -> Self {
+        let header = |(name, value): (&str, &[u8])| HeaderRow { name: name.to_owned(), value: Blob::new(value) };
+        Self {
+            channel: event.channel().to_string(),
+            origin: event.origin().to_string(),
+            entity: event.entity().to_string(),
+            seq: event.seq(),
+            time_ms: event.time().unix_ms(),
+            payload: Blob::new(event.payload()),
+            key: event.key().map(Blob::new),
+            headers: event.headers().iter().map(header).collect(),
+            parents: event
+                .parents()
+                .iter()
+                .map(|parent| ParentRow { origin: parent.origin.to_string(), seq: parent.seq })
+                .collect(),
+        }
+    }
+}
+
+impl From<ChannelInfo> for ChannelRow {
+    fn from(info: ChannelInfo) -> Self {
+        Self {
+            channel: info.name.to_string(),
+            origin: info.origin.to_string(),
+            entity: info.entity.to_string(),
+            node: info.node.to_string(),
+        }
+    }
+}

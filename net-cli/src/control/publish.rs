@@ -1,0 +1,187 @@
+//! Publishing for a command: events in, counts of what is on its way out, and at the end who has it.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use net::channel::{OpenChannelError, PublishError, Receipt};
+use net::{Channel, NodeId, Publish};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::control::lines::{LineReader, LineWriter};
+use crate::control::protocol::{Delivered, Feed, Publication, Reply};
+use crate::control::server::{Served, Stop, linked};
+use crate::failure::{Failure, chain};
+
+/// The most channels that one command publishes on.
+const CHANNELS_MAX: usize = 10_000;
+/// How many events may be on their way before what is sealed is told.
+const RECEIPTS_MAX: usize = 256;
+/// For so long after its start a node may still be looking for its peers.
+const YOUNG: Duration = Duration::from_secs(5);
+/// How long the subscribers of a fresh link have to say that they subscribe.
+const SUBSCRIBING: Duration = Duration::from_millis(1000);
+/// How long nodes on the local network have to be found.
+const FINDING: Duration = Duration::from_millis(1500);
+/// How long all who may subscribe have, from the start of the command on.
+const SETTLING: Duration = Duration::from_millis(300);
+const POLL: Duration = Duration::from_millis(10);
+
+struct Session<'a> {
+    served: &'a Served,
+    channels: HashMap<String, Channel>,
+    receipts: VecDeque<Receipt>,
+    events: u64,
+    began: Instant,
+    /// Nodes that were seen to be subscribed.
+    seen: Mutex<HashSet<NodeId>>,
+}
+
+pub(super) async fn serve<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
+    served: &Served,
+    reader: &mut LineReader<R>,
+    writer: &mut LineWriter<W>,
+    cancel: &CancellationToken,
+) -> Result<(), Stop> {
+    let mut session = Session {
+        served,
+        channels: HashMap::new(),
+        receipts: VecDeque::new(),
+        events: 0,
+        began: Instant::now(),
+        seen: Mutex::default(),
+    };
+    loop {
+        let feed = match cancel.run_until_cancelled(reader.next::<Feed>()).await {
+            Some(feed) => feed?,
+            None => None,
+        };
+        match feed {
+            Some(Feed::Event(publication)) => {
+                let published = session.publish(publication).await;
+                if session.receipts.len() >= RECEIPTS_MAX || !reader.has_more() || published.is_err() {
+                    session.settle().await?;
+                    writer.send(&Reply::Taken { events: session.events }).await?;
+                }
+                published?;
+            }
+            Some(Feed::Finish { linger_ms, patient }) => {
+                session.settle().await?;
+                let wait = session.wait_for_delivery(Duration::from_millis(linger_ms), patient);
+                if let Some(delivered) = cancel.run_until_cancelled(wait).await {
+                    writer.send(&Reply::Delivered(delivered)).await?;
+                }
+                return Ok(());
+            }
+            // The command has gone or the node stops: what was taken is sent all the same.
+            None => {
+                session.settle().await?;
+                writer.send(&Reply::Taken { events: session.events }).await?;
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl Session<'_> {
+    async fn publish(&mut self, publication: Publication) -> Result<(), Failure> {
+        let Publication { channel: name, payload, key } = publication;
+        let (payload, key) = (payload.into_bytes()?, key.map(super::protocol::Blob::into_bytes).transpose()?);
+        if !self.channels.contains_key(&name) {
+            if self.channels.len() >= CHANNELS_MAX {
+                let message = format!("one command publishes on {CHANNELS_MAX} channels at most");
+                return Err(Failure::new(message).next("choose another `--channel-field`, or divide the input"));
+            }
+            let channel = self.served.node.channel(&name).open().await.map_err(|error| open_failure(&name, &error))?;
+            self.channels.insert(name.clone(), channel);
+        }
+        let mut publish = Publish::new(&payload);
+        if let Some(key) = &key {
+            publish = publish.key(key);
+        }
+        let receipt = self.channels[&name].publish_with(publish).await.map_err(|error| publish_failure(&error))?;
+        self.receipts.push_back(receipt);
+        Ok(())
+    }
+
+    /// Waits until everything is sealed and on its way.
+    async fn settle(&mut self) -> Result<(), Failure> {
+        while let Some(receipt) = self.receipts.pop_front() {
+            receipt.await.map_err(|error| publish_failure(&error))?;
+            self.events += 1;
+        }
+        Ok(())
+    }
+
+    async fn wait_for_delivery(&self, linger: Duration, patient: bool) -> Delivered {
+        let deadline = Instant::now() + linger;
+        self.wait_for_subscribers(deadline, patient).await;
+        let (mut nodes, mut behind) = (HashSet::new(), 0);
+        for channel in self.channels.values() {
+            let delivered = channel.wait_for_delivery(deadline.saturating_duration_since(Instant::now())).await;
+            behind = behind.max(delivered.subscribers - delivered.complete.min(delivered.subscribers));
+            nodes.extend(channel.subscribers());
+        }
+        let (subscribers, left) = (nodes.len(), lock(&self.seen).difference(&nodes).count());
+        Delivered { events: self.events, subscribers, complete: subscribers.saturating_sub(behind), left }
+    }
+
+    /// Whoever subscribes hears of a channel a moment after it was opened, and of a node that has just started a moment
+    /// after it was found. They get that moment; a late subscriber is served from what is kept.
+    async fn wait_for_subscribers(&self, deadline: Instant, patient: bool) {
+        let node = &self.served.node;
+        let now = Instant::now();
+        let young = self.served.started.elapsed() <= YOUNG;
+        let find_until = if patient || young && self.served.knew_peers {
+            deadline
+        } else if young && self.served.mdns || !node.endpoint().known_peers().is_empty() {
+            now + FINDING
+        } else {
+            now
+        };
+        self.wait_until(find_until.min(deadline), || linked(node) > 0).await;
+        let subscribe_until = if linked(node) > 0 { Instant::now() + SUBSCRIBING } else { self.began + SETTLING };
+        self.wait_until(subscribe_until.min(deadline), || false).await;
+        // The first is not the last: the other neighbours have a moment too.
+        let others_until = (self.began + SETTLING).min(deadline);
+        while self.subscribers().len() < linked(node) && Instant::now() < others_until {
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Waits until this holds, or somebody is subscribed, or the time has come.
+    async fn wait_until(&self, until: Instant, holds: impl Fn() -> bool) {
+        while self.subscribers().is_empty() && !holds() && Instant::now() < until {
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    fn subscribers(&self) -> HashSet<NodeId> {
+        let nodes: HashSet<NodeId> = self.channels.values().flat_map(Channel::subscribers).collect();
+        lock(&self.seen).extend(&nodes);
+        nodes
+    }
+}
+
+fn open_failure(name: &str, error: &OpenChannelError) -> Failure {
+    match error {
+        OpenChannelError::Name(_) => Failure::usage(format!("`{name}` is no channel: {}", chain(error)))
+            .next("names look like `vehicles/fleet-7/telemetry`: `net pub quakes/ak 'hello'`"),
+        _ => Failure::new(chain(error)).next("`net doctor` looks at the directory and the network"),
+    }
+}
+
+fn publish_failure(error: &PublishError) -> Failure {
+    match error {
+        PublishError::TooLarge { .. } => {
+            Failure::new(chain(error)).next("divide it: `@FILE` and `-` publish one event for each line")
+        }
+        _ => Failure::new(chain(error)).next("`net doctor` looks at the directory and the network"),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,230 @@
+//! The answering end of control connections.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use net::Node;
+use net::transport::{PeerInfo, PeerState, Ticket};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::control::lines::{LineReader, LineWriter};
+use crate::control::protocol::{ItemRow, Opening, PeerRow, Reply, Request, Status, VERSION};
+use crate::control::publish;
+use crate::failure::{Failure, chain};
+use crate::start::Start;
+
+/// The node that is served, and what its commands want to know of it.
+#[derive(Debug)]
+pub(crate) struct Served {
+    pub(crate) node: Node,
+    pub(crate) started: Instant,
+    pub(crate) mdns: bool,
+    /// Whether the directory remembered peers when the node started.
+    pub(crate) knew_peers: bool,
+}
+
+const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Serves one connection until it ends, its request is answered, or `cancel` says that the node stops.
+pub(crate) async fn serve<S>(served: Arc<Served>, stream: S, cancel: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    let (read, write) = tokio::io::split(stream);
+    let (mut reader, mut writer) = (LineReader::new(read), LineWriter::new(write));
+    let opening = tokio::select! {
+        biased;
+        () = cancel.cancelled() => return,
+        opening = tokio::time::timeout(OPENING_TIMEOUT, reader.next::<Opening>()) => opening,
+    };
+    let request = match opening {
+        Ok(Ok(Some(Opening { version: VERSION, request }))) => Ok(request),
+        Ok(Ok(Some(Opening { version, .. }))) => Err(Failure::new(format!(
+            "the node of this directory speaks version {VERSION} of the control protocol, this command speaks {version}"
+        ))
+        .next(format!("use the same program for both, or stop process {}", std::process::id()))),
+        Ok(Ok(None)) | Err(_) => return,
+        Ok(Err(error)) => Err(Failure::new(format!("not a request: {error}"))),
+    };
+    let result = match request {
+        Ok(request) => answer(&served, request, &mut reader, &mut writer, &cancel).await,
+        Err(failure) => Err(failure.into()),
+    };
+    if let Err(Stop::Refused(failure)) = result {
+        // Whoever asked may have gone; then there is nobody to tell.
+        let _ = writer.send(&Reply::refused(failure)).await;
+    }
+}
+
+/// Why a request was not carried to its end.
+pub(super) enum Stop {
+    /// The other end is gone, or writes what is no line of the protocol.
+    Gone,
+    Refused(Failure),
+}
+
+impl From<io::Error> for Stop {
+    fn from(_: io::Error) -> Self {
+        Self::Gone
+    }
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::Refused(failure)
+    }
+}
+
+async fn answer<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
+    served: &Served,
+    request: Request,
+    reader: &mut LineReader<R>,
+    writer: &mut LineWriter<W>,
+    cancel: &CancellationToken,
+) -> Result<(), Stop> {
+    let node = &served.node;
+    match request {
+        Request::Status { stay } => {
+            writer.send(&Reply::Status(status(served).await)).await?;
+            if stay {
+                ended(reader, cancel).await;
+            }
+        }
+        Request::Ticket => writer.send(&Reply::Ticket(node.ticket().to_string())).await?,
+        Request::Peers => writer.send(&Reply::Peers(peers(node))).await?,
+        Request::Channels => {
+            let mut rows: Vec<_> = node.channels().await.into_iter().map(Into::into).collect();
+            rows.sort_unstable();
+            writer.send(&Reply::Channels(rows)).await?;
+        }
+        Request::Join { ticket } => {
+            let peers = join(node, &ticket)?;
+            writer.send(&Reply::Joined { peers }).await?;
+        }
+        Request::Subscribe { pattern, start } => subscribe(node, &pattern, start, reader, writer, cancel).await?,
+        Request::Publish => publish::serve(served, reader, writer, cancel).await?,
+    }
+    Ok(())
+}
+
+/// Waits until the other end has gone or the node stops.
+async fn ended<R: AsyncRead + Unpin>(reader: &mut LineReader<R>, cancel: &CancellationToken) {
+    // Whatever else it says has no place here.
+    cancel.run_until_cancelled(reader.next::<serde::de::IgnoredAny>()).await;
+}
+
+async fn status(served: &Served) -> Status {
+    let node = &served.node;
+    let endpoint = node.endpoint();
+    let bus = node.bus();
+    let mut counters: Vec<(String, u64)> =
+        endpoint.metrics().iter().into_iter().map(|(name, n)| (name.to_owned(), n)).collect();
+    let seen = bus.counters().await;
+    counters.extend(
+        [
+            ("batches_delivered", seen.batches),
+            ("events_delivered", seen.events),
+            ("batches_duplicate", seen.duplicates),
+            ("batches_malformed", seen.malformed),
+            ("batches_unverified", seen.unverified),
+            ("batches_forked", seen.forked),
+            ("batches_unopened", seen.unopened),
+            ("grants_refused", seen.grants_refused),
+            ("fetches", seen.fetches),
+            ("gaps", seen.gaps),
+            ("restarts", seen.restarts),
+        ]
+        .map(|(name, n)| (name.to_owned(), n)),
+    );
+    counters.retain(|(_, n)| *n > 0);
+    Status {
+        node: node.id().to_string(),
+        origin: bus.origin().to_string(),
+        mesh: net::transport::base32_encode(&endpoint.mesh().hint()),
+        pid: std::process::id(),
+        addresses: endpoint.addresses(),
+        links: linked(node),
+        known_peers: endpoint.known_peers().len(),
+        mdns: served.mdns,
+        uptime_ms: u64::try_from(served.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        notes: node.notes().iter().map(ToString::to_string).collect(),
+        counters,
+    }
+}
+
+/// How many links are up.
+pub(crate) fn linked(node: &Node) -> usize {
+    node.peers().iter().filter(|peer| matches!(peer.state, PeerState::Linked { .. })).count()
+}
+
+fn peers(node: &Node) -> Vec<PeerRow> {
+    let known = node.endpoint().known_peers();
+    let row = |peer: PeerInfo| match peer.state {
+        PeerState::Linked { address, rtt, .. } => PeerRow {
+            node: peer.node.to_string(),
+            address: Some(address),
+            rtt_us: Some(u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
+            linked: true,
+            says: None,
+        },
+        PeerState::Dialing { failures, last_error, .. } => PeerRow {
+            node: peer.node.to_string(),
+            address: known.iter().find(|k| k.node() == peer.node).and_then(|k| k.addresses.first().copied()),
+            rtt_us: None,
+            linked: false,
+            says: last_error.map(|error| format!("{failures} dials failed, the last one: {error}")),
+        },
+        _ => PeerRow { node: peer.node.to_string(), address: None, rtt_us: None, linked: false, says: None },
+    };
+    node.peers().into_iter().map(row).collect()
+}
+
+fn join(node: &Node, ticket: &str) -> Result<usize, Failure> {
+    let ticket: Ticket = ticket.parse().map_err(|error| Failure::usage(format!("{error}")))?;
+    if ticket.mesh != node.endpoint().mesh() {
+        let message = "the ticket is of another mesh than the node that runs in this directory";
+        let next = format!(
+            "stop process {}, then `net join --replace TICKET`; or `net --dir OTHER join TICKET`",
+            std::process::id()
+        );
+        return Err(Failure::new(message).next(next));
+    }
+    let peers = ticket.peers.len();
+    ticket.peers.into_iter().for_each(|peer| node.endpoint().add_peer(peer));
+    Ok(peers)
+}
+
+async fn subscribe<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
+    node: &Node,
+    pattern: &str,
+    start: Start,
+    reader: &mut LineReader<R>,
+    writer: &mut LineWriter<W>,
+    cancel: &CancellationToken,
+) -> Result<(), Stop> {
+    let subscription = node.subscribe(pattern).from(start.into_from()).await;
+    let mut subscription = subscription.map_err(|error| Failure::usage(chain(&error)))?;
+    writer.send(&Reply::Subscribed).await?;
+    let deliver = async {
+        while let Some(item) = subscription.next().await {
+            let Ok(item) = item else { break };
+            let mut row = ItemRow::of(&item);
+            // Whatever is here already goes in one write.
+            while let Some(item) = row {
+                writer.put(&Reply::Item(item)).await?;
+                row = subscription.try_next().as_ref().and_then(ItemRow::of);
+            }
+            writer.flush().await?;
+        }
+        io::Result::Ok(())
+    };
+    tokio::select! {
+        biased;
+        () = ended(reader, cancel) => {}
+        result = deliver => result?,
+    }
+    Ok(())
+}

@@ -1,0 +1,152 @@
+//! What the demo proved and measured.
+
+use std::io;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::demo::Sabotage;
+use crate::demo::checks::Check;
+use crate::demo::messages::{Published, Seen};
+use crate::output::{Look, Output, To};
+
+/// The outcome of a demo; with `--json` it is printed as it is.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    pub(crate) ok: bool,
+    processes: usize,
+    quakes: u64,
+    alerts: u64,
+    channels: u64,
+    delivered: u64,
+    missing: u64,
+    duplicates: u64,
+    unverified: u64,
+    /// Events that the late subscriber got.
+    late: u64,
+    late_quakes: u64,
+    late_alerts: u64,
+    /// Alerts that were delivered before their earthquake: the promise is the order of each origin.
+    alerts_before_quake: u64,
+    checks: Vec<Check>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sabotage: Option<Sabotage>,
+    /// The checks that failed, by name.
+    caught_by: Vec<String>,
+    rates: Rates,
+    seconds: f64,
+}
+
+/// What was measured; small figures, for a small input.
+#[derive(Debug, Serialize)]
+struct Rates {
+    published_per_s: u64,
+    delivered_per_s: u64,
+    acknowledged_ms: f64,
+    replay_ms: f64,
+}
+
+impl Report {
+    pub(crate) fn new(
+        processes: usize,
+        published: &[Published],
+        alerts: u64,
+        seen: Seen,
+        late: Seen,
+        sabotage: Option<Sabotage>,
+        took: Duration,
+    ) -> Self {
+        let mut checks = seen.checks;
+        let delivered = seen.quakes + seen.alerts;
+        checks.push(acknowledged(published));
+        checks.push(replayed(&late));
+        let caught_by: Vec<String> = checks.iter().filter(|check| !check.ok).map(|check| check.name.clone()).collect();
+        let publishing = published.iter().map(|p| p.publishing_us).max().unwrap_or(0);
+        let events: u64 = published.iter().map(|p| p.events).sum();
+        let acknowledged = published.iter().map(|p| p.acknowledged_us).max().unwrap_or(0);
+        Self {
+            ok: caught_by.is_empty(),
+            processes,
+            quakes: seen.quakes,
+            alerts,
+            channels: seen.channels,
+            delivered,
+            missing: seen.missing,
+            duplicates: seen.duplicates,
+            unverified: seen.unverified,
+            late: late.quakes + late.alerts,
+            late_quakes: late.quakes,
+            late_alerts: late.alerts,
+            alerts_before_quake: seen.alerts_first,
+            checks,
+            sabotage,
+            caught_by,
+            rates: Rates {
+                published_per_s: per_second(events, publishing),
+                delivered_per_s: per_second(delivered, seen.receiving_us),
+                acknowledged_ms: millis(acknowledged),
+                replay_ms: millis(late.receiving_us),
+            },
+            seconds: took.as_secs_f64(),
+        }
+    }
+
+    pub(crate) fn print(&self, output: &Output) -> io::Result<()> {
+        let strong = |text: &str| output.paint(To::Out, Look::Strong, text);
+        output.line(strong(&format!(
+            "{} processes on this machine, one mesh, no broker: a week of real earthquakes",
+            self.processes
+        )))?;
+        output.line("  two publish, one answers strong quakes with alerts, one checks everything, one comes late\n")?;
+        let width = self.checks.iter().map(|check| check.name.len()).max().unwrap_or(0);
+        for check in &self.checks {
+            let mark = match check.ok {
+                true => output.paint(To::Out, Look::Good, "ok    "),
+                false => output.paint(To::Out, Look::Bad, "FAILED"),
+            };
+            output.line(format!("  {mark}  {:<width$}  {}", check.name, check.says))?;
+        }
+        let Rates { published_per_s, delivered_per_s, acknowledged_ms, replay_ms } = self.rates;
+        output.line(format!(
+            "\n  measured here: {published_per_s} events/s published, {delivered_per_s} events/s checked; all \
+             acknowledged after {acknowledged_ms:.1} ms; replay of {} events in {replay_ms:.1} ms; {:.1} s in all",
+            self.late, self.seconds
+        ))?;
+        match (self.sabotage, self.ok) {
+            (None, true) => output.line(strong("  everything held")),
+            (None, false) => output.line(strong(&format!("  FAILED: {}", self.caught_by.join(", ")))),
+            (Some(_), false) => {
+                output.line(strong(&format!("  the sabotage was caught by: {}", self.caught_by.join(", "))))
+            }
+            (Some(_), true) => output.line(strong("  the sabotage went UNNOTICED")),
+        }
+    }
+}
+
+fn acknowledged(published: &[Published]) -> Check {
+    let channels: u64 = published.iter().map(|p| p.channels).sum();
+    let behind: u64 = published.iter().map(|p| p.unacknowledged).sum();
+    let says = match behind {
+        0 => format!("both subscribers told the producers so, for all {channels} pairs of producer and channel"),
+        _ => format!("{behind} of {channels} pairs of producer and channel were not acknowledged by both subscribers"),
+    };
+    Check { name: "delivery acknowledged".to_owned(), ok: behind == 0, says }
+}
+
+fn replayed(late: &Seen) -> Check {
+    let faults: Vec<&str> = late.checks.iter().filter(|check| !check.ok).map(|check| check.says.as_str()).collect();
+    let says = match faults.first() {
+        None => format!("{} earthquakes and {} alerts of quakes/ak, from the first on", late.quakes, late.alerts),
+        Some(first) => (*first).to_owned(),
+    };
+    Check { name: "late subscriber has all".to_owned(), ok: faults.is_empty(), says }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+fn millis(us: u64) -> f64 {
+    us as f64 / 1000.0
+}
+
+fn per_second(events: u64, us: u64) -> u64 {
+    events.saturating_mul(1_000_000) / us.max(1)
+}

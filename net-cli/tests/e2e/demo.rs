@@ -1,0 +1,68 @@
+//! The demo proves what it says, and fails when it should.
+
+use serde_json::Value;
+
+use crate::harness::Place;
+
+fn report(args: &[&str]) -> (Option<i32>, Value) {
+    let place = Place::new();
+    let ended = place.node("unused").run(&[&["demo", "--json"], args].concat());
+    let report = serde_json::from_str(&ended.out).unwrap_or_else(|error| panic!("{error}: {ended:?}"));
+    assert!(!place.node("unused").dir.exists(), "the demo leaves the node of this machine alone");
+    (ended.code, report)
+}
+
+#[test]
+fn demo_holds_what_it_promises() {
+    let (code, report) = report(&[]);
+    assert_eq!(code, Some(0), "{report:#}");
+    let expected = [
+        ("quakes", 1707),
+        ("alerts", 85),
+        ("channels", 12),
+        ("delivered", 1792),
+        ("missing", 0),
+        ("duplicates", 0),
+        ("unverified", 0),
+        ("late", 298),
+        ("late_quakes", 297),
+        ("late_alerts", 1),
+    ];
+    for (name, value) in expected {
+        assert_eq!(report[name], value, "{name}: {report:#}");
+    }
+    assert!(report["processes"].as_u64().is_some_and(|n| n >= 3));
+    assert!(report["checks"].as_array().is_some_and(|checks| checks.len() >= 6));
+}
+
+fn caught(how: &str, by: &str) {
+    let (code, report) = report(&["--sabotage", how]);
+    assert_eq!(code, Some(1), "{report:#}");
+    let names: Vec<&str> = report["caught_by"].as_array().expect("names").iter().filter_map(Value::as_str).collect();
+    assert!(names.contains(&by), "{how} was caught by {names:?}");
+}
+
+#[test]
+fn lost_event_is_caught() {
+    caught("lose", "each event once");
+}
+
+#[test]
+fn repeated_event_is_caught() {
+    caught("twice", "each event once");
+}
+
+#[test]
+fn swapped_events_are_caught() {
+    caught("swap", "order of each origin");
+}
+
+#[test]
+fn forged_batches_are_caught() {
+    caught("forge", "sender verified");
+}
+
+#[test]
+fn unsigned_batches_are_caught() {
+    caught("unsign", "sender verified");
+}

@@ -1,0 +1,4 @@
+//! Nodes with and without a directory.
+
+mod directory;
+mod node;
