@@ -72,6 +72,7 @@ impl Log {
         if core.config.read_only {
             return Err(CompactError::ReadOnly);
         }
+        let _rewriting = lock(&core.rewriting);
         let mut report = Compaction::default();
         let mut seen = HashSet::new();
         let bases: Vec<u64> = {

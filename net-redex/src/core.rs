@@ -42,6 +42,8 @@ pub(crate) struct Core {
     pub(crate) watch: Watch,
     pub(crate) chores: Chores,
     pub(crate) keys: Mutex<KeyRing>,
+    /// Held by whoever replaces a segment: compaction and repair take turns.
+    pub(crate) rewriting: Mutex<()>,
     /// Origins that have a writer: one each.
     pub(crate) writing: Mutex<BTreeSet<ShortId>>,
     pub(crate) counters: Counters,

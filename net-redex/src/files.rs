@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::batch;
 use crate::config::LogConfig;
@@ -164,7 +165,10 @@ impl Files<'_> {
     /// Writes an index beside its segment.
     pub(crate) fn write_index(&self, index: &IndexFile) -> io::Result<()> {
         let path = index_path(self.dir, index.meta.base);
-        let temporary = path.with_extension("idx.tmp");
+        // Readers that miss an index and the thread that writes it after a roll may be here at once.
+        static WRITTEN: AtomicU64 = AtomicU64::new(0);
+        let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
+        let temporary = path.with_extension(format!("idx-{number}.tmp"));
         let file = self.disk().open(&temporary, OpenMode::Create)?;
         write_all(&*file, &index.encode(), 0)?;
         file.fdatasync()?;

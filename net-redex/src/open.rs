@@ -299,6 +299,7 @@ fn assemble(
         watch: crate::group::Watch::default(),
         chores: crate::core::Chores::default(),
         keys: Mutex::new(keys),
+        rewriting: Mutex::default(),
         writing: Mutex::default(),
         counters: crate::core::Counters::default(),
         config: config.clone(),

@@ -57,6 +57,7 @@ impl Log {
     /// [`RepairError`].
     pub fn repair(&self, hole: &Hole, batches: &[&[u8]]) -> Result<(), RepairError> {
         let core = &*self.core;
+        let _rewriting = lock(&core.rewriting);
         if lock(&core.holes).get(&hole.offsets.start) != Some(hole) || hole.bytes.is_empty() {
             return Err(RepairError::NoHole);
         }

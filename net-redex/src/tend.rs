@@ -179,6 +179,8 @@ impl Core {
     /// Gives up the oldest segments that the retention does not want.
     pub(crate) fn retain(&self) -> io::Result<()> {
         let retention = self.config.retention;
+        // A segment that is being written anew must not be given up meanwhile; the next round comes by again.
+        let Ok(_rewriting) = self.rewriting.try_lock() else { return Ok(()) };
         loop {
             let (oldest, next, bytes) = {
                 let table = self.table();
