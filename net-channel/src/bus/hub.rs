@@ -46,13 +46,29 @@ pub(crate) struct Reports {
 
 /// What handles ask of the hub.
 pub(crate) enum Command {
-    Subscribe { pattern: Pattern, from: From, order: Order, queue: Arc<Queue>, id: oneshot::Sender<SubId> },
+    Subscribe {
+        pattern: Pattern,
+        from: From,
+        order: Order,
+        queue: Arc<Queue>,
+        id: oneshot::Sender<SubId>,
+    },
     Advert(Bytes),
     /// A proof of equivocation that a neighbour passes on.
-    Proof { from: NodeId, body: BytesMut },
-    Known { answer: oneshot::Sender<Vec<(Pair, Known)>> },
-    Counters { answer: oneshot::Sender<Counters> },
-    Lag { sub: SubId, answer: oneshot::Sender<Vec<(Arc<Source>, u64)>> },
+    Proof {
+        from: NodeId,
+        body: BytesMut,
+    },
+    Known {
+        answer: oneshot::Sender<Vec<(Pair, Known)>>,
+    },
+    Counters {
+        answer: oneshot::Sender<Counters>,
+    },
+    Lag {
+        sub: SubId,
+        answer: oneshot::Sender<Vec<(Arc<Source>, u64)>>,
+    },
 }
 
 /// What comes from the streams that this node opened.
@@ -164,6 +180,7 @@ impl Hub {
             }
             Event::Joined { pair, .. } => self.subscriptions.handle_joined(now(), pair),
             Event::Unjoined { pair, .. } => self.subscriptions.handle_unjoined(now(), pair),
+            Event::LinkUp { node, .. } => self.subscriptions.handle_neighbour(node),
             Event::LinkDown { node } => {
                 self.outboxes.remove(&node);
                 self.subscriptions.handle_peer_lost(now(), &node);

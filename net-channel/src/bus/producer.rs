@@ -17,8 +17,8 @@ use crate::bus::environment::Environment;
 use crate::bus::receipt::{Ack, BatchAck, Receipt};
 use crate::core::{Cached, Given, Publisher, SeqRange};
 use crate::{
-    BatchBuilder, ChannelHash, ChannelName, Class, Hlc, HlcClock, PARENTS_MAX, Parent, PushError, SealParams, SenderKey,
-    Tick, TickParams,
+    BatchBuilder, ChannelHash, ChannelName, Class, Hlc, HlcClock, PARENTS_MAX, Parent, PushError, SealParams,
+    SenderKey, Tick, TickParams,
 };
 
 /// Everything of a producer that its handles, its task and the streams of its subscribers share.
@@ -300,8 +300,7 @@ impl Producer {
     fn seal(&self, mut open: Open, given: &Given) -> Result<(u64, Bytes), PublishError> {
         let unix_ms = self.environment.unix_ms();
         let realtime = self.class == Class::Realtime;
-        let mut causes =
-            if realtime { vec![] } else { given.take_parents(&self.pair.channel, &self.origin) };
+        let mut causes = if realtime { vec![] } else { given.take_parents(&self.pair.channel, &self.origin) };
         let cut = causes.len() + open.after.len() > PARENTS_MAX;
         if cut {
             causes.sort_unstable_by_key(|(time, _)| std::cmp::Reverse(*time));

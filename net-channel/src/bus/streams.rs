@@ -9,9 +9,9 @@ use tokio::sync::{broadcast, mpsc};
 use tokio::time::timeout;
 use tracing::debug;
 
+use crate::EQUIVOCATION_LEN_MAX;
 use crate::bus::hub::{Command, Inner, PeerInput};
 use crate::bus::producer::lock;
-use crate::EQUIVOCATION_LEN_MAX;
 use crate::core::{MESSAGE_LEN_MAX, Message, PROTOCOL, RefusedWhy};
 
 /// The most bytes of one message of a subscriber: none of them carries batches, and a proof has two seals.

@@ -187,8 +187,7 @@ impl Subscription {
             match self.taken.pop_front() {
                 Some(Delivery::Batch { source, batch, skip, late, cost }) => {
                     let seal = batch.open().seal();
-                    let head =
-                        (!seal.is_realtime()).then(|| self.bus.given().head(source.pair.channel, source.origin));
+                    let head = (!seal.is_realtime()).then(|| self.bus.given().head(source.pair.channel, source.origin));
                     if let Some(head) = &head {
                         head.begin(seal, seal.seq() + u64::from(skip));
                     }
