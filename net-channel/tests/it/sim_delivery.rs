@@ -152,6 +152,24 @@ fn a_restarted_producer_is_told_and_never_reuses_a_seq() {
 }
 
 #[test]
+fn a_clock_that_was_set_back_reuses_no_seq() {
+    let mut w = World::new(17, 2);
+    w.stopped_clock = Some(1_000_000_000);
+    let pair = w.open(0, "c");
+    w.subscribe(1, 1, "c", From::Live);
+    w.run_for(SECOND);
+    w.publish(0, "c", &[b"a", b"b"]);
+    w.crash(0);
+    w.restart(0);
+    w.open(0, "c");
+    // The ledger refuses a seq that was used before.
+    w.publish(0, "c", &[b"c"]);
+    w.run_for(SECOND * 5);
+    assert_eq!(w.ledger.events[&pair].len(), 3);
+    check_complete(&w.ledger.events[&pair], &w.seen(1, 1, &pair)).unwrap();
+}
+
+#[test]
 fn a_cursor_of_an_earlier_process_hears_of_the_restart_between() {
     let mut w = World::new(9, 2);
     let pair = w.open(0, "c");

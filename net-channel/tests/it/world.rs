@@ -154,6 +154,8 @@ pub struct World {
     /// The first thing that was not as it must be.
     pub failure: Option<String>,
     pub cache_bytes: usize,
+    /// What all wall clocks show, in nanoseconds, if they stand still.
+    pub stopped_clock: Option<u64>,
     deaf: BTreeSet<(NodeId, NodeId)>,
     frozen: BTreeMap<NodeId, Duration>,
 }
@@ -187,6 +189,7 @@ impl World {
             trace: blake3::Hasher::new(),
             failure: None,
             cache_bytes: 64 << 10,
+            stopped_clock: None,
             deaf: BTreeSet::new(),
             frozen: BTreeMap::new(),
         };
@@ -247,7 +250,8 @@ impl World {
         let now = self.instant();
         // Clocks of machines that start again are not what they were.
         let skew = self.rng.below(2_000_000_000);
-        let unix_ns = 3_000_000_000 + u64::try_from(self.now.as_nanos()).expect("short runs") - skew;
+        let clock = 3_000_000_000 + u64::try_from(self.now.as_nanos()).expect("short runs") - skew;
+        let unix_ns = self.stopped_clock.unwrap_or(clock);
         let cache_bytes = self.cache_bytes;
         let owner = self.nodes.get_mut(&id).expect("a node");
         let incarnation = net_channel::first_seq(unix_ns, 0, owner.floor).expect("seqs are left");
