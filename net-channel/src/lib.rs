@@ -60,6 +60,8 @@ pub mod core;
 mod cursor;
 mod equivocation;
 mod event;
+#[cfg(feature = "filter")]
+mod filter;
 mod grant;
 mod headers;
 mod hlc;
@@ -90,6 +92,8 @@ pub use context::CONTEXTS;
 pub use core::{Cursor, CursorError, Fork, From, Gap, Item, Restart, SeqRange, Source};
 pub use equivocation::{EQUIVOCATION_LEN_MAX, Equivocation, EquivocationError};
 pub use event::{Dot, Event, EventBatch, Parent, Parents};
+#[cfg(feature = "filter")]
+pub use filter::{Filter, FilterError, FilterErrorKind, FilterMiss};
 pub use grant::{CLOCK_SKEW_S, GrantError, KEY_GRANT_LEN, KeyGrant};
 pub use headers::{HEADER_NAME_LEN_MAX, HEADERS_LEN_MAX, Headers, HeadersError, HeadersIter, HeadersRef};
 pub use hlc::{CLOCK_AHEAD_MS_MAX, Hlc, HlcClock};

@@ -18,6 +18,8 @@ mod contexts;
 mod crash;
 mod equivocation;
 mod event;
+#[cfg(feature = "filter")]
+mod filter;
 mod fixture;
 mod golden;
 mod grant;
