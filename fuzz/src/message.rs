@@ -31,7 +31,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let refusals = [RefusedWhy::NotHere, RefusedWhy::NotAllowed, RefusedWhy::TooMany];
     let others = [
         Message::Unsubscribe { id: 1, pair },
-        Message::Fetch { id: u64::MAX, pair, range: SeqRange { from: 3, to: u64::MAX } },
+        Message::Fetch { id: u64::MAX, pair, ranges: vec![SeqRange { from: 3, to: u64::MAX }] },
         Message::Received { pair, next: 9 },
         Message::Subscribed { id: 1, start: 2, next: 3, incarnation: 1 },
         Message::Grant { pair, grant: b"grant" },

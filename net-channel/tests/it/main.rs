@@ -25,6 +25,8 @@ mod golden;
 mod grant;
 mod incarnation;
 mod malformed;
+mod oracle;
+mod sim_causal;
 mod sim_delivery;
 mod tick;
 mod world;
