@@ -58,6 +58,7 @@ mod codec;
 mod context;
 pub mod core;
 mod cursor;
+mod cursor_file;
 mod equivocation;
 mod event;
 #[cfg(feature = "filter")]
@@ -80,9 +81,10 @@ pub use batch::{
 };
 #[cfg(feature = "node")]
 pub use bus::{
-    Ack, Bus, BusConfig, Channel, ChannelBuilder, ChannelInfo, Delivered, Environment, OpenChannelError, OpenGate,
-    Publish, PublishError, PublishValueError, Receipt, StartError, SubscribeBuilder, SubscribeError, Subscription,
-    TypedChannel, TypedItem, TypedSubscription,
+    Ack, Bus, BusConfig, BusMetrics, Channel, ChannelBuilder, ChannelInfo, Delivered, Environment, FilterCounters,
+    OpenChannelError, OpenGate, ProducerMetrics, Publish, PublishError, PublishValueError, QuotaCounters, Receipt,
+    StartError, SubscribeBuilder, SubscribeError, Subscription, SubscriptionMetrics, TypedChannel, TypedItem,
+    TypedSubscription,
 };
 #[cfg(feature = "json")]
 pub use codec::Json;
@@ -93,6 +95,7 @@ pub use context::CONTEXTS;
 pub use core::{
     Cursor, CursorError, Fork, From, Gap, GapWhy, Item, Order, Restart, Sealed, SealedWhy, SeqRange, Source, Trimmed,
 };
+pub use cursor_file::{CursorFile, CursorFileError};
 pub use equivocation::{EQUIVOCATION_LEN_MAX, Equivocation, EquivocationError};
 pub use event::{Dot, Event, EventBatch, Parent, Parents};
 #[cfg(feature = "filter")]

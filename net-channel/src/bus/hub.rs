@@ -1,6 +1,7 @@
 //! The task that drives a node's subscriptions, and what it shares with the handles.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use bytes::{Bytes, BytesMut};
@@ -13,7 +14,9 @@ use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use crate::bus::environment::Environment;
+use crate::bus::metrics::{BusMetrics, SubscriptionMetrics};
 use crate::bus::producer::{Producer, lock};
+use crate::bus::quota::Served;
 use crate::bus::streams;
 use crate::bus::subscription::Queue;
 use crate::core::{Action, Counters, From, Given, Known, Message, Order, Source, SubId, Subscriptions};
@@ -26,10 +29,11 @@ pub(crate) struct Inner {
     pub(crate) signer: Arc<dyn Signer>,
     pub(crate) given: Arc<Given>,
     pub(crate) producers: Mutex<HashMap<Pair, Arc<Producer>>>,
-    /// Streams that subscribers have open here.
-    pub(crate) streams: Mutex<HashMap<NodeId, usize>>,
+    /// What subscribers on other nodes have here.
+    pub(crate) served: Served,
     pub(crate) grants: broadcast::Sender<(NodeId, Arc<Vec<u8>>)>,
     pub(crate) floor: Mutex<Option<FloorFile>>,
+    pub(crate) cursors: Option<PathBuf>,
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) reports: Reports,
     pub(crate) cancel: CancellationToken,
@@ -46,13 +50,32 @@ pub(crate) struct Reports {
 
 /// What handles ask of the hub.
 pub(crate) enum Command {
-    Subscribe { pattern: Pattern, from: From, order: Order, queue: Arc<Queue>, id: oneshot::Sender<SubId> },
+    Subscribe {
+        pattern: Pattern,
+        from: From,
+        order: Order,
+        queue: Arc<Queue>,
+        id: oneshot::Sender<SubId>,
+    },
     Advert(Bytes),
     /// A proof of equivocation that a neighbour passes on.
-    Proof { from: NodeId, body: BytesMut },
-    Known { answer: oneshot::Sender<Vec<(Pair, Known)>> },
-    Counters { answer: oneshot::Sender<Counters> },
-    Lag { sub: SubId, answer: oneshot::Sender<Vec<(Arc<Source>, u64)>> },
+    Proof {
+        from: NodeId,
+        body: BytesMut,
+    },
+    Known {
+        answer: oneshot::Sender<Vec<(Pair, Known)>>,
+    },
+    Counters {
+        answer: oneshot::Sender<Counters>,
+    },
+    Metrics {
+        answer: oneshot::Sender<BusMetrics>,
+    },
+    Lag {
+        sub: SubId,
+        answer: oneshot::Sender<Vec<(Arc<Source>, u64)>>,
+    },
 }
 
 /// What comes from the streams that this node opened.
@@ -146,9 +169,30 @@ impl Hub {
             Command::Counters { answer } => {
                 let _ = answer.send(*self.subscriptions.counters());
             }
+            Command::Metrics { answer } => {
+                let _ = answer.send(self.metrics());
+            }
             Command::Lag { sub, answer } => {
                 let _ = answer.send(self.subscriptions.lag(sub));
             }
+        }
+    }
+
+    fn metrics(&self) -> BusMetrics {
+        let subscription = |(id, queue): (&SubId, &Arc<Queue>)| SubscriptionMetrics {
+            id: *id,
+            pattern: queue.pattern.clone(),
+            filter: queue.selection.text(),
+            filtered: queue.selection.counters(),
+            lag: self.subscriptions.lag(*id),
+        };
+        let (held_batches, held_bytes) = self.subscriptions.held();
+        BusMetrics {
+            counters: *self.subscriptions.counters(),
+            held_batches,
+            held_bytes,
+            subscriptions: self.queues.iter().map(subscription).collect(),
+            ..BusMetrics::default()
         }
     }
 

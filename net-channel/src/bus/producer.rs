@@ -14,11 +14,12 @@ use tokio::time::Instant;
 
 use crate::bus::PublishError;
 use crate::bus::environment::Environment;
+use crate::bus::metrics::ProducerMetrics;
 use crate::bus::receipt::{Ack, BatchAck, Receipt};
-use crate::core::{Cached, Given, Publisher, SeqRange};
+use crate::core::{Cached, Given, Publisher, SeqRange, Subscriber};
 use crate::{
-    BatchBuilder, ChannelHash, ChannelName, Class, Hlc, HlcClock, PARENTS_MAX, Parent, PushError, SealParams, SenderKey,
-    Tick, TickParams,
+    BatchBuilder, ChannelHash, ChannelName, Class, Hlc, HlcClock, PARENTS_MAX, Parent, PushError, SealParams,
+    SenderKey, Tick, TickParams,
 };
 
 /// Everything of a producer that its handles, its task and the streams of its subscribers share.
@@ -300,8 +301,7 @@ impl Producer {
     fn seal(&self, mut open: Open, given: &Given) -> Result<(u64, Bytes), PublishError> {
         let unix_ms = self.environment.unix_ms();
         let realtime = self.class == Class::Realtime;
-        let mut causes =
-            if realtime { vec![] } else { given.take_parents(&self.pair.channel, &self.origin) };
+        let mut causes = if realtime { vec![] } else { given.take_parents(&self.pair.channel, &self.origin) };
         let cut = causes.len() + open.after.len() > PARENTS_MAX;
         if cut {
             causes.sort_unstable_by_key(|(time, _)| std::cmp::Reverse(*time));
@@ -364,6 +364,25 @@ impl Producer {
     pub(crate) fn received(&self) -> (usize, usize) {
         let publisher = lock(&self.publisher);
         (publisher.received(publisher.next()), publisher.subscribers().len())
+    }
+
+    /// This producer in figures.
+    pub(crate) fn metrics(&self) -> ProducerMetrics {
+        let queued_bytes = self.staging().bytes;
+        let publisher = lock(&self.publisher);
+        let (next_seq, first) = (publisher.next(), publisher.incarnation());
+        let slowest = publisher.subscribers().values().map(Subscriber::received).min().unwrap_or(next_seq);
+        ProducerMetrics {
+            channel: self.name.clone(),
+            events: next_seq - first,
+            next_seq,
+            queued_bytes,
+            cached_bytes: publisher.cached_bytes(),
+            subscribers: publisher.subscribers().len(),
+            complete: publisher.received(next_seq),
+            // Whoever begins with history has been handed nothing of this incarnation.
+            lag_max: next_seq - slowest.clamp(first, next_seq),
+        }
     }
 
     /// Waits until this holds of the publisher, or the time is over; says whether it holds.

@@ -66,9 +66,10 @@ impl Subscriptions {
         let view = SealedView::parse(&frame)?;
         let range = range_of(view.header());
         let feed = &self.feeds[&pair];
-        let wanted = feed.sessions.iter().any(|(sub, session)| {
-            self.subs[sub].channels[&pair.channel].buffer.wants(session.line, range)
-        });
+        let wanted = feed
+            .sessions
+            .iter()
+            .any(|(sub, session)| self.subs[sub].channels[&pair.channel].buffer.wants(session.line, range));
         // One that nobody wants is worth a look only if it may contradict what was delivered.
         if !wanted && (!feed.overlaps_recent(range) || feed.is_recent(view.hash())) {
             self.counters.duplicates += 1;

@@ -229,7 +229,8 @@ impl Line {
         }
         self.named.take(range);
         let skip = u16::try_from(named.from - range.from).expect("a batch has at most 1,024 events");
-        let (source, cost) = (self.source.clone(), net_transport::HEADER_LEN + batch.open().seal().header().payload_len());
+        let (source, cost) =
+            (self.source.clone(), net_transport::HEADER_LEN + batch.open().seal().header().payload_len());
         Some(Delivery::Batch { source, batch, skip, late: vec![named], cost })
     }
 
@@ -255,7 +256,8 @@ impl Line {
     /// Opens what was locked, or gives up on opening it.
     pub(super) fn unlock(&mut self, held: Held) {
         let place = self.held.get_mut(&held.seal().seq()).map(|(_, place)| place);
-        if let Some(place) = place.filter(|place| matches!(place, Held::Locked(seal) if seal.hash() == held.seal().hash()))
+        if let Some(place) =
+            place.filter(|place| matches!(place, Held::Locked(seal) if seal.hash() == held.seal().hash()))
         {
             *place = held;
         }

@@ -218,7 +218,11 @@ mod tests {
         let pair = Pair { channel: [1; 32], origin: [2; 32] };
         for message in [
             Message::Subscribe { id: 1, pair, start: Start::Live { ago_ms: 5 } },
-            Message::Fetch { id: 2, pair, ranges: vec![SeqRange { from: 3, to: 4 }, SeqRange { from: 7, to: u64::MAX }] },
+            Message::Fetch {
+                id: 2,
+                pair,
+                ranges: vec![SeqRange { from: 3, to: 4 }, SeqRange { from: 7, to: u64::MAX }],
+            },
             Message::Grant { pair, grant: b"grant" },
             Message::Batches { id: 9, pair, covered: 7, next: 8, kept_from: 2, frames: b"frames" },
             Message::Equivocation { proof: b"proof" },

@@ -17,7 +17,8 @@ impl Ranges {
         }
         let begin = self.0.partition_point(|r| r.to < range.from);
         let end = self.0.partition_point(|r| r.from <= range.to);
-        let merged = self.0[begin..end].iter().fold(range, |a, b| SeqRange { from: a.from.min(b.from), to: a.to.max(b.to) });
+        let merged =
+            self.0[begin..end].iter().fold(range, |a, b| SeqRange { from: a.from.min(b.from), to: a.to.max(b.to) });
         self.0.splice(begin..end, [merged]);
         if self.0.len() > RANGES_MAX {
             self.0.remove(0);

@@ -16,6 +16,7 @@ mod codec;
 mod contexts;
 #[cfg(feature = "node")]
 mod crash;
+mod cursor_file;
 mod equivocation;
 mod event;
 #[cfg(feature = "filter")]

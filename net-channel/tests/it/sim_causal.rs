@@ -121,8 +121,21 @@ fn run(half: u64) {
     let (seeds, one) = seeds();
     let mut sums = [0u64; 15];
     let names = [
-        "frames", "dropped", "reordered", "duplicated", "forged", "partitions", "crashes", "repairs", "gaps", "late",
-        "restarts", "trimmed", "equivocations", "overflows", "delivered",
+        "frames",
+        "dropped",
+        "reordered",
+        "duplicated",
+        "forged",
+        "partitions",
+        "crashes",
+        "repairs",
+        "gaps",
+        "late",
+        "restarts",
+        "trimmed",
+        "equivocations",
+        "overflows",
+        "delivered",
     ];
     for seed in seeds.filter(|seed| one && half == 0 || !one && seed % 2 == half) {
         let w = chaos(seed, 2_000);
@@ -131,8 +144,21 @@ fn run(half: u64) {
         let fetches = (0..NODES).map(|n| w.counters(n).fetches).sum();
         let overflows = (0..NODES).map(|n| w.counters(n).overflowed).sum();
         let counts = [
-            t.frames, t.dropped, t.reordered, t.duplicated, t.forged, t.partitions, t.crashes, fetches, t.gaps, t.late,
-            t.restarts, t.trimmed, t.equivocations, overflows, t.delivered,
+            t.frames,
+            t.dropped,
+            t.reordered,
+            t.duplicated,
+            t.forged,
+            t.partitions,
+            t.crashes,
+            fetches,
+            t.gaps,
+            t.late,
+            t.restarts,
+            t.trimmed,
+            t.equivocations,
+            overflows,
+            t.delivered,
         ];
         sums.iter_mut().zip(counts).for_each(|(sum, n)| *sum += n);
     }

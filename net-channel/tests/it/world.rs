@@ -518,7 +518,9 @@ impl World {
         let witness = &self.nodes[&id].apps[&sub].witness;
         self.ledger.events.keys().try_for_each(|pair| {
             let place = self.order.iter().position(|n| n.as_bytes() == &pair.origin).expect("a node");
-            witness.complete(&self.ledger, &facts, pair).map_err(|error| format!("node {node}, origin {place}: {error}"))
+            witness
+                .complete(&self.ledger, &facts, pair)
+                .map_err(|error| format!("node {node}, origin {place}: {error}"))
         })
     }
 
