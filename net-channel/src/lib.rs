@@ -82,9 +82,9 @@ pub use batch::{
 #[cfg(feature = "node")]
 pub use bus::{
     Ack, Bus, BusConfig, BusMetrics, Channel, ChannelBuilder, ChannelInfo, Delivered, Environment, FilterCounters,
-    OpenChannelError, OpenGate, ProducerMetrics, Publish, PublishError, PublishValueError, QuotaCounters, Receipt,
-    StartError, SubscribeBuilder, SubscribeError, Subscription, SubscriptionMetrics, TypedChannel, TypedItem,
-    TypedSubscription,
+    NodeEvent, NodeEvents, OpenChannelError, OpenGate, ProducerMetrics, Publish, PublishError, PublishValueError,
+    QuotaCounters, Receipt, StartError, SubscribeBuilder, SubscribeError, Subscription, SubscriptionMetrics,
+    TypedChannel, TypedItem, TypedSubscription,
 };
 #[cfg(feature = "json")]
 pub use codec::Json;

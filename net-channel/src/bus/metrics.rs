@@ -75,6 +75,56 @@ impl SubscriptionMetrics {
     }
 }
 
+impl BusMetrics {
+    /// Every counter with its name, in a fixed order: those of the subscriptions, then those of the quotas.
+    #[must_use]
+    pub fn counters_by_name(&self) -> Vec<(&'static str, u64)> {
+        // Named one by one, so that a counter that is added and not told does not compile.
+        let Counters {
+            batches,
+            events,
+            late,
+            duplicates,
+            malformed,
+            unverified,
+            equivocations,
+            sealed,
+            ticks,
+            grants_refused,
+            overflowed,
+            fetches,
+            gaps,
+            restarts,
+            trimmed,
+            refused_full,
+            unexpected,
+        } = self.counters;
+        let QuotaCounters { streams_refused, subscriptions_refused, requests_delayed } = self.quotas;
+        vec![
+            ("batches_delivered", batches),
+            ("events_delivered", events),
+            ("events_late", late),
+            ("batches_duplicate", duplicates),
+            ("batches_malformed", malformed),
+            ("batches_unverified", unverified),
+            ("equivocations", equivocations),
+            ("batches_sealed", sealed),
+            ("ticks", ticks),
+            ("grants_refused", grants_refused),
+            ("batches_overflowed", overflowed),
+            ("fetches", fetches),
+            ("gaps", gaps),
+            ("restarts", restarts),
+            ("positions_trimmed", trimmed),
+            ("refused_full", refused_full),
+            ("messages_unexpected", unexpected),
+            ("streams_refused", streams_refused),
+            ("subscriptions_refused", subscriptions_refused),
+            ("requests_delayed", requests_delayed),
+        ]
+    }
+}
+
 impl Bus {
     /// What this bus does and holds, in figures. After the bus was closed, those of its producers.
     pub async fn metrics(&self) -> BusMetrics {

@@ -2,6 +2,7 @@
 
 mod channel;
 mod environment;
+mod events;
 mod gate;
 mod hub;
 mod metrics;
@@ -28,6 +29,7 @@ use tokio_util::task::TaskTracker;
 
 pub use channel::{Channel, ChannelBuilder, Delivered, Publish};
 pub use environment::Environment;
+pub use events::{NodeEvent, NodeEvents};
 pub use gate::OpenGate;
 pub use metrics::{BusMetrics, ProducerMetrics, SubscriptionMetrics};
 pub use quota::QuotaCounters;
@@ -37,6 +39,7 @@ pub use subscription::{SubscribeBuilder, SubscribeError, Subscription};
 pub use typed::{PublishValueError, TypedChannel, TypedItem, TypedSubscription};
 
 use crate::bus::channel::ChannelOptions;
+use crate::bus::events::EventSource;
 use crate::bus::hub::{Command, Hub, HubInputs, Inner, Reports};
 use crate::bus::producer::{Making, Producer, lock};
 use crate::bus::quota::Served;
@@ -222,6 +225,7 @@ impl Bus {
             given: Arc::default(),
             producers: Mutex::default(),
             served: Served::default(),
+            events: EventSource::default(),
             grants: broadcast::Sender::new(GRANTS_LEN),
             floor: Mutex::new(floor),
             cursors,

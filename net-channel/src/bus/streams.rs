@@ -10,6 +10,7 @@ use tokio::time::{Instant, timeout};
 use tracing::debug;
 
 use crate::EQUIVOCATION_LEN_MAX;
+use crate::bus::events::NodeEvent;
 use crate::bus::hub::{Command, Inner, PeerInput};
 use crate::bus::producer::lock;
 use crate::core::{MESSAGE_LEN_MAX, Message, PROTOCOL, RefusedWhy};
@@ -144,7 +145,11 @@ struct OpenStream {
 impl OpenStream {
     /// Nothing if the node has as many as it may have.
     fn new(inner: Arc<Inner>, node: NodeId) -> Option<Self> {
-        inner.served.open_stream(node).then_some(Self { inner, node })
+        if !inner.served.open_stream(node) {
+            inner.events.send(NodeEvent::StreamRefused { node });
+            return None;
+        }
+        Some(Self { inner, node })
     }
 }
 
@@ -175,6 +180,7 @@ pub(crate) fn answer(inner: &Inner, from: NodeId, message: &Message<'_>) -> Vec<
     if let Message::Subscribe { id, .. } = *message
         && !inner.served.may_subscribe(&from)
     {
+        inner.events.send(NodeEvent::SubscriptionRefused { node: from });
         return vec![Message::Refused { id, why: RefusedWhy::TooMany }.encode()];
     }
     let now = Instant::now().into_std();

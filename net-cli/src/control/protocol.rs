@@ -10,7 +10,7 @@ use crate::failure::Failure;
 use crate::start::Start;
 
 /// The version of this protocol. Both ends are of one build almost always; when they are not, this says so.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 /// The first line of a connection.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -38,6 +38,8 @@ pub(crate) enum Request {
     Subscribe {
         pattern: String,
         start: Start,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        filter: Option<String>,
     },
     /// Followed by [`Feed`]s.
     Publish,

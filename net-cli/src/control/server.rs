@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use net::Node;
+use net::channel::{SubscribeBuilder, SubscribeError};
 use net::transport::{PeerInfo, PeerState, Ticket};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
@@ -14,7 +15,6 @@ use crate::control::lines::{LineReader, LineWriter};
 use crate::control::protocol::{ItemRow, Opening, PeerRow, Reply, Request, Status, VERSION};
 use crate::control::publish;
 use crate::failure::{Failure, chain};
-use crate::start::Start;
 
 /// The node that is served, and what its commands want to know of it.
 #[derive(Debug)]
@@ -104,7 +104,13 @@ async fn answer<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
             let peers = join(node, &ticket)?;
             writer.send(&Reply::Joined { peers }).await?;
         }
-        Request::Subscribe { pattern, start } => subscribe(node, &pattern, start, reader, writer, cancel).await?,
+        Request::Subscribe { pattern, start, filter } => {
+            let mut wanted = node.subscribe(&pattern).from(start.into_from());
+            if let Some(filter) = filter {
+                wanted = wanted.filter(&filter);
+            }
+            subscribe(wanted, reader, writer, cancel).await?;
+        }
         Request::Publish => publish::serve(served, reader, writer, cancel).await?,
     }
     Ok(())
@@ -122,25 +128,7 @@ async fn status(served: &Served) -> Status {
     let bus = node.bus();
     let mut counters: Vec<(String, u64)> =
         endpoint.metrics().iter().into_iter().map(|(name, n)| (name.to_owned(), n)).collect();
-    let seen = bus.counters().await;
-    counters.extend(
-        [
-            ("batches_delivered", seen.batches),
-            ("events_delivered", seen.events),
-            ("batches_duplicate", seen.duplicates),
-            ("batches_malformed", seen.malformed),
-            ("batches_unverified", seen.unverified),
-            ("batches_sealed", seen.sealed),
-            ("equivocations", seen.equivocations),
-            ("events_late", seen.late),
-            ("grants_refused", seen.grants_refused),
-            ("fetches", seen.fetches),
-            ("gaps", seen.gaps),
-            ("restarts", seen.restarts),
-            ("trimmed", seen.trimmed),
-        ]
-        .map(|(name, n)| (name.to_owned(), n)),
-    );
+    counters.extend(bus.metrics().await.counters_by_name().into_iter().map(|(name, n)| (name.to_owned(), n)));
     counters.retain(|(_, n)| *n > 0);
     Status {
         node: node.id().to_string(),
@@ -200,15 +188,15 @@ fn join(node: &Node, ticket: &str) -> Result<usize, Failure> {
 }
 
 async fn subscribe<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
-    node: &Node,
-    pattern: &str,
-    start: Start,
+    wanted: SubscribeBuilder,
     reader: &mut LineReader<R>,
     writer: &mut LineWriter<W>,
     cancel: &CancellationToken,
 ) -> Result<(), Stop> {
-    let subscription = node.subscribe(pattern).from(start.into_from()).await;
-    let mut subscription = subscription.map_err(|error| Failure::usage(chain(&error)))?;
+    let mut subscription = wanted.await.map_err(|error| match error {
+        SubscribeError::Filter(error) => error.into(),
+        error => Failure::usage(chain(&error)),
+    })?;
     writer.send(&Reply::Subscribed).await?;
     let deliver = async {
         while let Some(item) = subscription.next().await {
