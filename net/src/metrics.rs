@@ -24,7 +24,7 @@ pub struct Metrics {
 impl Metrics {
     /// As text in the format OpenMetrics 1.0, as Prometheus and others read it.
     ///
-    /// Names begin with `net_`. Of links, producers and subscriptions at most 1,000 each have series of their own;
+    /// Names begin with `net_`. Of links, producers and subscriptions at most 500 each have series of their own;
     /// `net_metrics_omitted` says how many have none.
     #[must_use]
     pub fn to_openmetrics(&self) -> String {

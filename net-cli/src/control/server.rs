@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::control::lines::{LineReader, LineWriter};
-use crate::control::protocol::{ItemRow, Opening, PeerRow, Reply, Request, Status, VERSION};
+use crate::control::protocol::{ChannelRow, ItemRow, Opening, PeerRow, Reply, Request, Status, Takers, VERSION};
 use crate::control::publish;
 use crate::failure::{Failure, chain};
 
@@ -96,10 +96,9 @@ async fn answer<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
         Request::Ticket => writer.send(&Reply::Ticket(node.ticket().to_string())).await?,
         Request::Peers => writer.send(&Reply::Peers(peers(node))).await?,
         Request::Channels => {
-            let mut rows: Vec<_> = node.channels().await.into_iter().map(Into::into).collect();
-            rows.sort_unstable();
-            writer.send(&Reply::Channels(rows)).await?;
+            writer.send(&Reply::Channels(channels(node).await)).await?;
         }
+        Request::Metrics => writer.send(&Reply::Metrics(node.metrics().await.to_openmetrics())).await?,
         Request::Join { ticket } => {
             let peers = join(node, &ticket)?;
             writer.send(&Reply::Joined { peers }).await?;
@@ -122,13 +121,27 @@ async fn ended<R: AsyncRead + Unpin>(reader: &mut LineReader<R>, cancel: &Cancel
     cancel.run_until_cancelled(reader.next::<serde::de::IgnoredAny>()).await;
 }
 
+async fn channels(node: &Node) -> Vec<ChannelRow> {
+    let mut rows: Vec<ChannelRow> = node.channels().await.into_iter().map(Into::into).collect();
+    rows.sort_unstable();
+    let (origin, producers) = (node.bus().origin().to_string(), node.metrics().await.channel.producers);
+    for row in rows.iter_mut().filter(|row| row.origin == origin) {
+        // They are in order of their name.
+        let producer = producers.binary_search_by(|producer| producer.channel.as_str().cmp(&row.channel));
+        row.takers =
+            producer.ok().map(|at| Takers { subscribers: producers[at].subscribers, lag_max: producers[at].lag_max });
+    }
+    rows
+}
+
 async fn status(served: &Served) -> Status {
     let node = &served.node;
     let endpoint = node.endpoint();
     let bus = node.bus();
     let mut counters: Vec<(String, u64)> =
         endpoint.metrics().iter().into_iter().map(|(name, n)| (name.to_owned(), n)).collect();
-    counters.extend(bus.metrics().await.counters_by_name().into_iter().map(|(name, n)| (name.to_owned(), n)));
+    let metrics = bus.metrics().await;
+    counters.extend(metrics.counters_by_name().into_iter().map(|(name, n)| (name.to_owned(), n)));
     counters.retain(|(_, n)| *n > 0);
     Status {
         node: node.id().to_string(),
@@ -142,6 +155,12 @@ async fn status(served: &Served) -> Status {
         uptime_ms: u64::try_from(served.started.elapsed().as_millis()).unwrap_or(u64::MAX),
         notes: node.notes().iter().map(ToString::to_string).collect(),
         counters,
+        behind: metrics
+            .subscriptions
+            .iter()
+            .map(|subscription| (subscription.pattern.clone(), subscription.lag_total()))
+            .filter(|(_, lag)| *lag > 0)
+            .collect(),
     }
 }
 
@@ -153,11 +172,13 @@ pub(crate) fn linked(node: &Node) -> usize {
 fn peers(node: &Node) -> Vec<PeerRow> {
     let known = node.endpoint().known_peers();
     let row = |peer: PeerInfo| match peer.state {
-        PeerState::Linked { address, rtt, .. } => PeerRow {
+        PeerState::Linked { address, rtt, queued_bytes, frames_dropped, .. } => PeerRow {
             node: peer.node.to_string(),
             address: Some(address),
             rtt_us: Some(u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
             linked: true,
+            queued_bytes: queued_bytes as u64,
+            frames_dropped,
             says: None,
         },
         PeerState::Dialing { failures, last_error, .. } => PeerRow {
@@ -165,9 +186,19 @@ fn peers(node: &Node) -> Vec<PeerRow> {
             address: known.iter().find(|k| k.node() == peer.node).and_then(|k| k.addresses.first().copied()),
             rtt_us: None,
             linked: false,
+            queued_bytes: 0,
+            frames_dropped: 0,
             says: last_error.map(|error| format!("{failures} dials failed, the last one: {error}")),
         },
-        _ => PeerRow { node: peer.node.to_string(), address: None, rtt_us: None, linked: false, says: None },
+        _ => PeerRow {
+            node: peer.node.to_string(),
+            address: None,
+            rtt_us: None,
+            linked: false,
+            queued_bytes: 0,
+            frames_dropped: 0,
+            says: None,
+        },
     };
     node.peers().into_iter().map(row).collect()
 }

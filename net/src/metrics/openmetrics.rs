@@ -9,7 +9,7 @@ use net_transport::{PeerInfo, PeerState};
 use super::Metrics;
 
 /// The most links, producers and subscriptions, each, that have series of their own.
-const SERIES_MAX: usize = 1_000;
+const SERIES_MAX: usize = 500;
 
 /// The metrics as text, with its end.
 pub(super) fn text(metrics: &Metrics) -> String {
