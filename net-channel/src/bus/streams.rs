@@ -177,21 +177,31 @@ pub(crate) fn answer(inner: &Inner, from: NodeId, message: &Message<'_>) -> Vec<
             _ => vec![],
         };
     };
+    let too_many = |id| {
+        inner.served.subscription_refused();
+        inner.events.send(NodeEvent::SubscriptionRefused { node: from });
+        vec![Message::Refused { id, why: RefusedWhy::TooMany }.encode()]
+    };
     if let Message::Subscribe { id, .. } = *message
         && !inner.served.may_subscribe(&from)
     {
-        inner.events.send(NodeEvent::SubscriptionRefused { node: from });
-        return vec![Message::Refused { id, why: RefusedWhy::TooMany }.encode()];
+        return too_many(id);
     }
     let now = Instant::now().into_std();
     let unix_secs = inner.environment.unix_ms() / 1000;
-    let answers = {
+    let (answers, before, after) = {
         let mut publisher = lock(&producer.publisher);
         let before = publisher.subscriptions_of(&from);
         let answers = publisher.handle(from, message, now, unix_secs, &*producer.signer);
-        inner.served.subscriptions_changed(&from, before, publisher.subscriptions_of(&from));
-        answers
+        (answers, before, publisher.subscriptions_of(&from))
     };
+    inner.served.subscriptions_changed(&from, before, after);
+    if let (Message::Subscribe { id, .. }, Ok(answers)) = (message, &answers)
+        && let [only] = &answers[..]
+        && matches!(Message::decode(&only[4..]), Ok(Message::Refused { why: RefusedWhy::TooMany, .. }))
+    {
+        return too_many(*id);
+    }
     producer.progress.notify_waiters();
     answers.unwrap_or_else(|error| {
         debug!(%error, "a grant could not be signed");
