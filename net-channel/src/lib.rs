@@ -45,7 +45,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Features: `node` (default) publishes and subscribes over links; `json` and `rkyv` are codecs for typed payloads
+//! Features: `node` (default) publishes and subscribes over links; `filter` selects events by texts in CEL; `json` and `rkyv` are codecs for typed payloads
 //! ([`Codec`]; [`Postcard`] is always there).
 
 #![forbid(unsafe_code)]
