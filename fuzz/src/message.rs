@@ -37,7 +37,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         Message::Received { pair, next: 9 },
         Message::Subscribed { id: 1, start: 2, next: 3, incarnation: 1, kept_from: 1 },
         Message::Grant { pair, grant: b"grant" },
-        Message::Batches { id: 9, pair, covered: 7, next: 8, kept_from: 1, frames: b"frames" },
+        Message::Batches { id: 9, pair, covered: 7, next: 8, kept_from: 2, frames: b"frames" },
         Message::Equivocation { proof: b"proof" },
     ];
     let starts = starts.map(|start| Message::Subscribe { id: 1, pair, start });

@@ -219,7 +219,10 @@ impl Hub {
                 self.inner.events.send(NodeEvent::Unjoined { pair, node, reason });
                 self.subscriptions.handle_unjoined(now(), pair);
             }
-            Event::LinkUp { node, .. } => self.inner.events.send(NodeEvent::PeerUp { node }),
+            Event::LinkUp { node, .. } => {
+                self.inner.events.send(NodeEvent::PeerUp { node });
+                self.subscriptions.handle_neighbour(node);
+            }
             Event::LinkDown { node } => {
                 self.inner.events.send(NodeEvent::PeerDown { node });
                 self.outboxes.remove(&node);

@@ -114,9 +114,10 @@ impl Subscriptions {
         for sub in subs {
             let line = self.session(&pair, sub).line;
             let buffer = self.buffer(sub, &pair.channel);
-            if buffer.offer(now, line, held.clone()) == Offered::Duplicate {
-                self.counters.duplicates += 1;
-            }
+            let duplicate = buffer.offer(now, line, held.clone()) == Offered::Duplicate;
+            let dropped = buffer.take_dropped();
+            self.counters.duplicates += u64::from(duplicate);
+            self.counters.overflowed += dropped;
         }
     }
 
@@ -234,13 +235,16 @@ impl Subscriptions {
         let buffer = self.buffer(sub, &pair.channel);
         buffer.handle_told(line, answer.next, 0, answer.kept_from, fetch.sent_at);
         if let (Some(first), Some(last)) = (fetch.ranges.first(), fetch.ranges.last()) {
-            if answer.covered <= first.from {
+            // Beyond its last event a source has nothing: what was known to exist there cannot be had, and what is only
+            // claimed to exist may still be published.
+            let covered = if answer.covered >= answer.next { answer.next.max(fetch.known) } else { answer.covered };
+            if covered <= first.from && answer.next > first.from {
                 // An answer that says nothing is as good as none: the deadline of the request asks again.
                 self.counters.unexpected += 1;
                 self.session(&pair, sub).fetch = Some(fetch);
                 return;
             }
-            buffer.handle_covered(now, line, answer.covered.min(last.to));
+            buffer.handle_covered(now, line, covered.min(last.to));
         }
         self.drain_all(now, pair);
         self.fetch(now, sub, pair);
@@ -260,6 +264,14 @@ impl Subscriptions {
         match Equivocation::verify(bytes, &self.mesh) {
             Ok(proof) => self.take_proof(now, pair, Arc::new(proof)),
             Err(_) => self.counters.unverified += 1,
+        }
+    }
+
+    /// A new neighbour hears of all proofs, so that whoever comes later is told too.
+    pub fn handle_neighbour(&mut self, node: NodeId) {
+        for proof in self.proofs.values() {
+            let message = Message::Equivocation { proof: &proof.to_bytes() }.encode();
+            self.actions.push_back(Action::Send { to: node, message });
         }
     }
 

@@ -3,9 +3,9 @@
 //! Each origin has a [`Line`] that keeps its own order. This buffer keeps the order between them: a batch whose parents
 //! are not there waits until they are, or until waiting for them has an end. The rules: `docs/spec/delivery.md`.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use net_transport::ShortId;
 
@@ -14,6 +14,11 @@ use crate::core::line::{Delivery, GAP_AFTER, Held, Line, Offered, Step};
 use crate::core::{Limits, SeqRange};
 use crate::mutants::mutant;
 use crate::{Class, Dot, Equivocation, Parent};
+
+/// What waits for somebody who waits looks again this long after that one's time is up.
+const AFTER_OTHERS: Duration = Duration::from_millis(1);
+/// How far beyond what an origin has told the causes may lie that are asked for on somebody else's word.
+const CLAIM_MAX: u64 = 1 << 20;
 
 /// In which order a subscription gets the events of a channel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,8 +50,9 @@ pub struct DeliveryBuffer {
     floor: Instant,
     held: usize,
     held_bytes: usize,
-    /// Lines whose origin is to be asked where it stands.
-    queries: BTreeSet<LineId>,
+    dropped: u64,
+    /// Lines whose origin is to be asked where it stands, with the end of what others name of it as causes.
+    queries: BTreeMap<LineId, u64>,
     /// Lines for which there may be something to ask.
     needy: BTreeSet<LineId>,
 }
@@ -56,10 +62,19 @@ struct Slot {
     line: Line,
     is_dirty: bool,
     deadline: Option<Instant>,
-    /// Since when the batch with this seq, the next of its origin, has waited for its causes.
-    blocked: Option<(u64, Instant)>,
+    /// The next batch of this origin, if it waits for its causes.
+    blocked: Option<Blocked>,
     /// Lines whose next batch waits for a seq of this one.
     waiters: BTreeSet<(u64, LineId)>,
+}
+
+/// A batch that waits for its causes.
+#[derive(Clone, Copy, Debug)]
+struct Blocked {
+    seq: u64,
+    since: Instant,
+    /// Whose event it waits for first.
+    on: LineId,
 }
 
 /// What a batch finds of its causes.
@@ -85,7 +100,8 @@ impl DeliveryBuffer {
             floor: now,
             held: 0,
             held_bytes: 0,
-            queries: BTreeSet::new(),
+            dropped: 0,
+            queries: BTreeMap::new(),
             needy: BTreeSet::new(),
         }
     }
@@ -141,8 +157,6 @@ impl DeliveryBuffer {
     /// Nothing could be delivered or asked for until now, so nothing has been waited for either.
     pub fn handle_resumed(&mut self, now: Instant) {
         self.floor = now;
-        let waiting: Vec<LineId> = self.timers.iter().map(|(_, id)| *id).collect();
-        waiting.into_iter().for_each(|id| self.mark(id));
     }
 
     /// Is there use for a batch of these seqs?
@@ -238,7 +252,10 @@ impl DeliveryBuffer {
     /// What to ask a source of this origin for.
     #[must_use]
     pub fn missing(&self, id: LineId) -> Vec<SeqRange> {
-        self.lines[id].line.missing(&self.limits)
+        let line = &self.lines[id].line;
+        // What is only said to exist is asked for too, so that one answer settles it, unless it lies far off.
+        let claimed = self.queries.get(&id).filter(|to| to.saturating_sub(line.end()) <= CLAIM_MAX);
+        line.missing(&self.limits, claimed.copied().unwrap_or(0))
     }
 
     /// The origin is being asked, for what is missing and where it stands.
@@ -250,7 +267,7 @@ impl DeliveryBuffer {
     /// Whether an event waits to know if the origin has published one of its causes.
     #[must_use]
     pub fn is_queried(&self, id: LineId) -> bool {
-        self.queries.contains(&id)
+        self.queries.contains_key(&id)
     }
 
     /// The next seq to deliver; 0 as long as no origin has said where to begin.
@@ -259,11 +276,17 @@ impl DeliveryBuffer {
         self.lines[id].line.next
     }
 
+    /// Seqs below this are known to exist.
+    #[must_use]
+    pub fn target(&self, id: LineId) -> u64 {
+        self.lines[id].line.end()
+    }
+
     /// How many seqs are known to exist and not delivered.
     #[must_use]
     pub fn lag(&self, id: LineId) -> u64 {
         let line = &self.lines[id].line;
-        if line.started { line.target.saturating_sub(line.next) } else { 0 }
+        if line.started { line.end().saturating_sub(line.next) } else { 0 }
     }
 
     /// Whether something of this origin had to be dropped for want of room and has not come again.
@@ -276,6 +299,11 @@ impl DeliveryBuffer {
     #[must_use]
     pub fn held(&self) -> (usize, usize) {
         (self.held, self.held_bytes)
+    }
+
+    /// How many batches have been dropped for want of room since this was asked last.
+    pub fn take_dropped(&mut self) -> u64 {
+        std::mem::take(&mut self.dropped)
     }
 
     fn mark(&mut self, id: LineId) {
@@ -302,7 +330,9 @@ impl DeliveryBuffer {
     fn shrink(&mut self, id: LineId) {
         let limits = self.limits.clone();
         let before = self.measure(id);
-        while self.lines[id].line.shrink(&limits, false) {}
+        while self.lines[id].line.shrink(&limits, false) {
+            self.dropped += 1;
+        }
         self.account(id, before);
         while self.is_over() {
             let largest = (0..self.lines.len()).max_by_key(|id| self.lines[*id].line.held_bytes);
@@ -313,6 +343,7 @@ impl DeliveryBuffer {
             if !shrunk {
                 return;
             }
+            self.dropped += 1;
         }
     }
 
@@ -390,7 +421,7 @@ impl DeliveryBuffer {
         }
         let (seq, parents) = (seal.seq(), seal.parents().clone());
         let since = match self.lines[id].blocked {
-            Some((blocked, since)) if blocked == seq => since,
+            Some(blocked) if blocked.seq == seq => blocked.since,
             _ => now,
         };
         let mut missing = vec![];
@@ -399,7 +430,7 @@ impl DeliveryBuffer {
                 Cause::There => {}
                 Cause::Missing(line, why) => missing.push((line, parent.seq, why)),
                 Cause::Waits { line, until } => {
-                    self.lines[id].blocked = Some((seq, since));
+                    self.lines[id].blocked = Some(Blocked { seq, since, on: line });
                     return Causes::Waits { line, seq: parent.seq, until };
                 }
             }
@@ -422,19 +453,39 @@ impl DeliveryBuffer {
         if line.is_cut_off(parent.seq) {
             return Cause::Missing(waited, GapWhy::Unavailable);
         }
-        let unconfirmed = line.started && parent.seq >= line.target;
+        let unconfirmed = line.started && parent.seq >= line.end();
         if unconfirmed && line.told.is_some_and(|(next, asked_at)| parent.seq >= next && since <= asked_at) {
             return Cause::Missing(waited, GapWhy::Denied);
         }
-        let until = line.moved_at.max(self.floor).max(since) + GAP_AFTER;
+        let mut until = line.moved_at.max(self.floor).max(since) + GAP_AFTER;
+        if self.lines[waited].blocked.is_some() && !self.waits_for(waited, id) {
+            // It waits itself, and not for this one: it comes first, with or without what it waits for.
+            until = until.max(self.lines[waited].deadline.map_or(now, |at| at.max(now)) + AFTER_OTHERS);
+            self.mark(waited);
+        }
         if now >= until {
             return Cause::Missing(waited, GapWhy::Unreachable);
         }
         if unconfirmed {
-            self.queries.insert(waited);
+            let claimed = self.queries.entry(waited).or_default();
+            *claimed = (*claimed).max(parent.seq.saturating_add(1));
             self.needy.insert(waited);
         }
         Cause::Waits { line: waited, until }
+    }
+
+    /// Does the next batch of one line wait for another line, at once or through others?
+    fn waits_for(&self, line: LineId, other: LineId) -> bool {
+        let mut on = line;
+        for _ in 0..self.lines.len() {
+            match self.lines[on].blocked {
+                Some(blocked) if blocked.on == other => return true,
+                Some(blocked) => on = blocked.on,
+                None => return false,
+            }
+        }
+        // A circle without the other: it is broken where it closes.
+        false
     }
 
     /// Names the causes that the next batch of a line is delivered without.

@@ -56,6 +56,8 @@ pub(super) struct Session {
 pub(super) struct Fetch {
     pub(super) id: u64,
     pub(super) ranges: Vec<SeqRange>,
+    /// Seqs below this were known to exist when it was sent.
+    pub(super) known: u64,
     pub(super) sent_at: Instant,
     pub(super) deadline: Instant,
 }

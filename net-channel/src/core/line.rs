@@ -103,8 +103,6 @@ pub(super) struct Line {
     pub(super) class: Class,
     /// Is `next` known? Not before the origin has said where a subscription begins.
     pub(super) started: bool,
-    /// Is `next` a position that the application knows of, so that it must hear of a break before it?
-    seen: bool,
     /// Has anything been delivered to this subscription?
     fresh: bool,
     /// The next seq to deliver.
@@ -114,7 +112,7 @@ pub(super) struct Line {
     /// First seq of the origin's present incarnation, as far as it has told.
     origin_incarnation: u64,
     /// Seqs below this exist, or existed: the origin has said so with its signature or over its own connection.
-    pub(super) target: u64,
+    target: u64,
     /// All that can be had below this has been offered.
     covered: u64,
     /// The source keeps nothing below this.
@@ -127,7 +125,7 @@ pub(super) struct Line {
     pub(super) behind: bool,
     /// Named in a gap, and not delivered.
     named: Ranges,
-    /// The incarnation of which nothing more is delivered, and since which seq.
+    /// The incarnation of which nothing more is delivered, and from which seq on.
     quarantine: Option<(u64, u64)>,
     /// When it last got further.
     pub(super) moved_at: Instant,
@@ -142,7 +140,6 @@ impl Line {
             source,
             class,
             started: next.is_some(),
-            seen: next.is_some(),
             fresh: true,
             next: next.unwrap_or(0),
             head: None,
@@ -164,8 +161,7 @@ impl Line {
     /// The origin begins the line here, if nothing else did.
     pub(super) fn begin(&mut self, start: u64) {
         if !self.started {
-            self.started = true;
-            self.next = start;
+            (self.started, self.next) = (true, start);
         }
     }
 
@@ -265,17 +261,29 @@ impl Line {
 
     /// Is everything that is known to exist here or delivered?
     pub(super) fn is_complete(&self) -> bool {
-        self.held.is_empty() && self.next.max(self.covered) >= self.target || self.holes().next().is_none()
+        let end = self.end();
+        self.held.is_empty() && self.next.max(self.covered) >= end || self.holes_up_to(end).next().is_none()
     }
 
-    /// What to ask a source for: always what is missing before the first batch held, and the rest while there is room.
-    pub(super) fn missing(&self, limits: &Limits) -> Vec<SeqRange> {
-        if mutant("no_repair") || self.class == Class::Realtime || !self.started || self.is_stopped() {
+    /// Seqs below this are to be delivered, as far as is known.
+    pub(super) fn end(&self) -> u64 {
+        match self.quarantine {
+            Some((_, from)) if self.is_stopped() => self.target.min(from),
+            _ => self.target,
+        }
+    }
+
+    /// What to ask a source for: always what is missing before the first batch held, and the rest, up to what is known
+    /// or `claimed` to exist, while there is room.
+    pub(super) fn missing(&self, limits: &Limits, claimed: u64) -> Vec<SeqRange> {
+        if mutant("no_repair") || self.class == Class::Realtime || !self.started {
             return vec![];
         }
         let roomy = self.held.len() < limits.held_batches_max / 2 && self.held_bytes < limits.held_bytes_max / 2;
         let first_held = self.held.first_key_value().map_or(u64::MAX, |(seq, _)| *seq);
-        self.holes().take_while(|hole| roomy || hole.to <= first_held).take(RANGES_PER_FETCH_MAX).collect()
+        let claimed = if self.is_stopped() { 0 } else { claimed };
+        let holes = self.holes_up_to(self.end().max(claimed));
+        holes.take_while(|hole| roomy || hole.to <= first_held).take(RANGES_PER_FETCH_MAX).collect()
     }
 
     /// A request has been made for what is missing now.
@@ -283,10 +291,10 @@ impl Line {
         self.dropped_from = None;
     }
 
-    fn holes(&self) -> impl Iterator<Item = SeqRange> {
+    fn holes_up_to(&self, end: u64) -> impl Iterator<Item = SeqRange> {
         let mut from = self.next.max(self.covered);
         let held = self.held.values().map(|(_, held)| held.range());
-        held.chain([SeqRange { from: self.target, to: self.target }]).filter_map(move |range| {
+        held.chain([SeqRange { from: end, to: end }]).filter_map(move |range| {
             let hole = SeqRange { from, to: range.from };
             from = from.max(range.to);
             (!hole.is_empty()).then_some(hole)
@@ -316,10 +324,7 @@ impl Line {
                 if hole && now < until {
                     return Step::Wait(until);
                 }
-                match self.pass_over(hole) {
-                    Some(item) => return Step::Item(item),
-                    None => continue,
-                }
+                return Step::Item(self.pass_over(hole));
             }
             if self.head.is_some() && !follows && !mutant("skip_dedup") {
                 return Step::Item(self.fork(seq, None));
@@ -344,7 +349,6 @@ impl Line {
         let from = if named_again { range.from } else { passed };
         late.retain(|r| r.to > from);
         self.next = range.to;
-        self.seen = true;
         self.fresh = false;
         self.moved_at = now;
         // In a realtime channel batches are lost, so there is no chain to hold them to.
@@ -390,7 +394,7 @@ impl Line {
             None => self.held.get(&seq).map_or(self.origin_incarnation, |(_, held)| held.seal().incarnation()),
         };
         self.quarantine = Some((incarnation, seq));
-        self.held.retain(|_, (_, held)| held.seal().incarnation() != incarnation);
+        self.held.retain(|_, (_, held)| held.seal().incarnation() != incarnation || held.seal().next_seq() <= seq);
         self.held_bytes = self.held.values().map(|(_, held)| held.cost()).sum();
         Item::Equivocation(Fork { source: self.source.clone(), seq, proof })
     }
@@ -401,7 +405,7 @@ impl Line {
     }
 
     fn is_quarantined(&self, seal: &VerifiedSeal) -> bool {
-        self.quarantined() == Some(seal.incarnation())
+        self.quarantine.is_some_and(|(incarnation, from)| incarnation == seal.incarnation() && seal.next_seq() > from)
     }
 
     /// Is the incarnation that the origin is in quarantined?
@@ -415,9 +419,8 @@ impl Line {
         held
     }
 
-    /// Nothing before the first batch held can be had: goes on with it, and says what is missing if the application can
-    /// miss it.
-    fn pass_over(&mut self, unanswered: bool) -> Option<Item> {
+    /// Nothing before the first batch held can be had: goes on with it, and says what is missing.
+    fn pass_over(&mut self, unanswered: bool) -> Item {
         let (&seq, (_, held)) = self.held.first_key_value().expect("the caller has seen it");
         let (seal, source) = (held.seal(), self.source.clone());
         self.head = None;
@@ -426,31 +429,26 @@ impl Line {
             self.next = self.next.max(seal.incarnation());
             let prev = if seal.is_first() { seal.prev() } else { BatchHash::ZERO };
             let lost = SeqRange { from: last_seen + 1, to: self.next };
-            return self.seen.then(|| {
-                self.named.insert(lost);
-                Item::Restart(Restart { source, last_seen, incarnation: self.next, prev })
-            });
+            self.named.insert(lost);
+            return Item::Restart(Restart { source, last_seen, incarnation: self.next, prev });
         }
         let why = match self.class {
             Class::Realtime => GapWhy::Realtime,
             Class::Reliable if unanswered => GapWhy::Unreachable,
             Class::Reliable => self.why_not_kept(),
         };
-        if self.class == Class::Realtime && !self.seen {
-            self.next = seq;
-            return None;
-        }
-        Some(self.gap(seq, why))
+        self.gap(seq, why)
     }
 
     /// Seqs of the present incarnation that exist, cannot be had, and have nothing after them yet.
     fn trailing(&mut self) -> Step {
-        if self.covered <= self.next || self.next < self.origin_incarnation || self.is_stopped() {
+        let covered = if self.is_stopped() { self.covered.min(self.end()) } else { self.covered };
+        if covered <= self.next || self.next < self.origin_incarnation {
             return Step::Idle;
         }
         self.head = None;
         let why = self.why_not_kept();
-        Step::Item(self.gap(self.covered, why))
+        Step::Item(self.gap(covered, why))
     }
 
     fn why_not_kept(&self) -> GapWhy {

@@ -284,6 +284,12 @@ impl Subscriptions {
         channels.map(|channel| channel.buffer.held()).fold((0, 0), |(a, b), (c, d)| (a + c, b + d))
     }
 
+    /// The proof that this origin signed two batches for one place, if this node has it.
+    #[must_use]
+    pub fn proof(&self, pair: &Pair) -> Option<&Arc<Equivocation>> {
+        self.proofs.get(pair)
+    }
+
     /// The next thing to do, if any.
     pub fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
@@ -478,15 +484,9 @@ impl Subscriptions {
                     self.schedule(pair);
                 }
                 Timer::Channel(sub, channel) => {
-                    let limit = self.limits.queue_bytes_max;
                     let state = self.subs.get_mut(&sub).expect("the timers of a subscription go with it");
-                    let queued = state.queued;
                     let channel_state = state.channels.get_mut(&channel).expect("channels stay");
                     channel_state.due = None;
-                    if queued > limit / 2 {
-                        // What is missing is not asked for while the application is behind, so it has not been missed.
-                        channel_state.buffer.handle_resumed(now);
-                    }
                     channel_state.buffer.handle_timeout(now);
                     self.drain(now, sub, channel);
                 }
@@ -652,6 +652,10 @@ impl Subscriptions {
         let limit = self.limits.queue_bytes_max;
         let state = self.subs.get_mut(&sub).expect("the caller looked it up");
         let buffer = &mut state.channels.get_mut(&channel).expect("the caller looked it up").buffer;
+        if state.queued > limit / 2 {
+            // What is missing is not asked for while the application is behind, so it is not missed either.
+            buffer.handle_resumed(now);
+        }
         loop {
             if state.queued >= limit {
                 state.stalled.insert(channel);
@@ -697,11 +701,12 @@ impl Subscriptions {
             return;
         }
         buffer.handle_asked(session.line);
+        let known = buffer.target(session.line);
         let id = self.next_id;
         self.next_id += 1;
         self.counters.fetches += 1;
         let message = Message::Fetch { id, pair, ranges: ranges.clone() }.encode();
-        session.fetch = Some(Fetch { id, ranges, sent_at: now, deadline: now + ASK_TIMEOUT });
+        session.fetch = Some(Fetch { id, ranges, known, sent_at: now, deadline: now + ASK_TIMEOUT });
         self.actions.push_back(Action::Send { to: feed.node, message });
         self.schedule(pair);
     }

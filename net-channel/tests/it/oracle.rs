@@ -169,13 +169,6 @@ impl Witness {
                     return Err("an honest origin is accused".into());
                 }
                 self.forks.insert(pair);
-                // Nothing more of the incarnation comes, and that is said.
-                let end = ledger.disputed[&pair].to;
-                self.name(
-                    ledger,
-                    &pair,
-                    SeqRange { from: fork.seq.min(self.next.get(&pair).copied().unwrap_or(0)), to: end },
-                );
             }
             other => return Err(format!("{other} was told")),
         }

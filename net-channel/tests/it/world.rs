@@ -77,6 +77,8 @@ struct Producer {
 struct App {
     queue: VecDeque<Delivery>,
     seen: BTreeMap<Pair, Vec<Seen>>,
+    /// All of it, in order.
+    log: Vec<(Pair, Seen)>,
     /// The application takes nothing while it sleeps.
     asleep: bool,
     witness: Witness,
@@ -113,6 +115,19 @@ enum Happening {
     Tick { node: NodeId, pair: Pair, boot: u64 },
 }
 
+impl Happening {
+    /// The node that has to act.
+    fn concerns(&self) -> Option<NodeId> {
+        match self {
+            Self::Frame { to, .. } | Self::Message { to, .. } | Self::Join { to, .. } | Self::Joined { to, .. } => {
+                Some(*to)
+            }
+            Self::Take { node, .. } | Self::Tick { node, .. } => Some(*node),
+            Self::Wake => None,
+        }
+    }
+}
+
 pub struct World {
     pub rng: Rng,
     pub faults: Faults,
@@ -139,6 +154,8 @@ pub struct World {
     /// The first thing that was not as it must be.
     pub failure: Option<String>,
     pub cache_bytes: usize,
+    deaf: BTreeSet<(NodeId, NodeId)>,
+    frozen: BTreeMap<NodeId, Duration>,
 }
 
 const LATENCY_US: u64 = 1_000;
@@ -170,6 +187,8 @@ impl World {
             trace: blake3::Hasher::new(),
             failure: None,
             cache_bytes: 64 << 10,
+            deaf: BTreeSet::new(),
+            frozen: BTreeMap::new(),
         };
         for i in 0..nodes {
             let mut seed = [i as u8; 32];
@@ -194,6 +213,11 @@ impl World {
             world.order.push(id);
         }
         world
+    }
+
+    /// Virtual time since the world began.
+    pub fn now(&self) -> Duration {
+        self.now
     }
 
     fn instant(&self) -> Instant {
@@ -263,6 +287,7 @@ impl World {
         let app = App {
             queue: VecDeque::new(),
             seen: BTreeMap::new(),
+            log: vec![],
             asleep: false,
             witness,
             positions,
@@ -301,7 +326,12 @@ impl World {
         let nodes: Vec<NodeId> = self.order.iter().copied().filter(|n| *n != id).collect();
         let (evens, first) = (nodes.iter().copied().step_by(2).collect::<Vec<_>>(), nodes[0]);
         self.publish_to(id, &pair, one.frame(), |to| evens.contains(to));
-        self.publish_to(id, &pair, other.frame(), |to| !evens.contains(to) || *to == first);
+        self.publish_to(id, &pair, other.frame(), |to| !evens.contains(to));
+        for batch in [one, other] {
+            let boot = self.nodes[&first].boot;
+            let (to, frame) = (first, Bytes::copy_from_slice(batch.frame()));
+            self.at(Duration::from_micros(LATENCY_US), Happening::Frame { to, boot, frame });
+        }
     }
 
     /// The next batch of a producer, which does not know of it yet.
@@ -412,7 +442,8 @@ impl World {
 
     fn carry(&mut self, from: NodeId, to: NodeId, frame: Bytes) {
         self.totals.frames += 1;
-        if self.is_cut(&from, &to) || from != to && self.rng.chance(self.faults.loss) {
+        let deaf = self.deaf.contains(&(from, to));
+        if deaf || self.is_cut(&from, &to) || from != to && self.rng.chance(self.faults.loss) {
             self.totals.dropped += 1;
             return;
         }
@@ -516,7 +547,10 @@ impl World {
         let id = self.order[node];
         let facts = FactsOf { world: self, node: id };
         let witness = &self.nodes[&id].apps[&sub].witness;
-        self.ledger.events.keys().try_for_each(|pair| {
+        // A contradiction of which no living node has seen both sides cannot be told.
+        let proved = |pair: &Pair| self.nodes.values().any(|node| node.subscriptions.proof(pair).is_some());
+        let pairs = self.ledger.events.keys().filter(|pair| !self.ledger.disputed.contains_key(*pair) || proved(pair));
+        pairs.into_iter().try_for_each(|pair| {
             let place = self.order.iter().position(|n| n.as_bytes() == &pair.origin).expect("a node");
             witness
                 .complete(&self.ledger, &facts, pair)
@@ -595,6 +629,8 @@ impl World {
             for pair in pairs {
                 self.advertise(x, y, pair);
             }
+            self.node(&x).subscriptions.handle_neighbour(y);
+            self.act(x);
         }
     }
 
@@ -645,7 +681,12 @@ impl World {
             }
             let happening = self.queue.remove(&(at, tie)).expect("it was first");
             self.now = at;
-            self.happen(happening);
+            self.frozen.retain(|_, until| *until > at);
+            match happening.concerns().and_then(|node| self.frozen.get(&node)).copied() {
+                // Timers that were due meanwhile are late: they run first when the process goes on.
+                Some(until) => self.at(until - at + Duration::from_micros(1), happening),
+                None => self.happen(happening),
+            }
         }
         self.now = until;
     }
@@ -666,18 +707,20 @@ impl World {
                 }
                 self.trace.update(&self.now.as_nanos().to_le_bytes()).update(&bytes);
                 let message = Message::decode(&bytes[4..]).expect("nodes of this world speak the protocol");
-                if let Message::Subscribed { id, start, .. } = message
-                    && let Some(pair) = self.asks.get(&(to, id)).copied()
-                {
-                    self.node(&to).starts.entry(pair).or_insert(start);
-                }
                 match message {
                     Message::Equivocation { .. }
                     | Message::Subscribed { .. }
                     | Message::Refused { .. }
                     | Message::Grant { .. }
                     | Message::Batches { .. } => {
+                        let refused = self.node(&to).subscriptions.counters().unexpected;
                         self.node(&to).subscriptions.handle_message(now, from, &message);
+                        let is_taken = self.nodes[&to].subscriptions.counters().unexpected == refused;
+                        if let Message::Subscribed { id, start, .. } = message
+                            && let Some(pair) = self.asks.get(&(to, id)).copied().filter(|_| is_taken)
+                        {
+                            self.node(&to).starts.entry(pair).or_insert(start);
+                        }
                         self.act(to);
                     }
                     _ => {
@@ -725,7 +768,9 @@ impl World {
             }
             Happening::Wake => {
                 for id in self.order.clone() {
-                    if self.nodes[&id].alive && self.nodes[&id].subscriptions.poll_timeout().is_some_and(|at| at <= now)
+                    if self.nodes[&id].alive
+                        && !self.frozen.contains_key(&id)
+                        && self.nodes[&id].subscriptions.poll_timeout().is_some_and(|at| at <= now)
                     {
                         self.node(&id).subscriptions.handle_timeout(now);
                         self.act(id);
@@ -784,7 +829,9 @@ impl World {
                         let is_late = late.iter().any(|range| (range.from..range.to).contains(&seq));
                         sums.late += u64::from(is_late);
                         sums.delivered += 1;
-                        seen.push(if is_late { Seen::Late(seq, payload) } else { Seen::Event(seq, payload) });
+                        let item = if is_late { Seen::Late(seq, payload) } else { Seen::Event(seq, payload) };
+                        app.log.push((pair, item.clone()));
+                        seen.push(item);
                     }
                     if app.positions.next(&pair).is_none_or(|next| next < seal.next_seq()) {
                         app.positions.set(pair, seal.next_seq());
@@ -824,6 +871,7 @@ impl World {
                         }
                         other => panic!("unexpected {other:?}"),
                     };
+                    app.log.push((pair, seen.clone()));
                     app.seen.entry(pair).or_default().push(seen);
                 }
             }
@@ -839,6 +887,64 @@ impl World {
 
     pub fn seen(&self, node: usize, sub: u64, pair: &Pair) -> Vec<Seen> {
         self.nodes[&self.order[node]].apps[&sub].seen.get(pair).cloned().unwrap_or_default()
+    }
+
+    /// What the application was handed, of all origins: the number of the origin's node, and the item.
+    pub fn log(&self, node: usize, sub: u64) -> Vec<(usize, Seen)> {
+        let place = |pair: &Pair| self.order.iter().position(|n| *n.as_bytes() == pair.origin).expect("a node");
+        self.nodes[&self.order[node]].apps[&sub].log.iter().map(|(pair, seen)| (place(pair), seen.clone())).collect()
+    }
+
+    /// Payloads of the events that the application was handed, in order.
+    pub fn payloads(&self, node: usize, sub: u64) -> Vec<String> {
+        let payload = |(_, seen)| match seen {
+            Seen::Event(_, payload) | Seen::Late(_, payload) => Some(String::from_utf8(payload).expect("text")),
+            _ => None,
+        };
+        self.log(node, sub).into_iter().filter_map(payload).collect()
+    }
+
+    /// Batches and bytes that wait in a node's subscriptions.
+    pub fn held(&self, node: usize) -> (usize, usize) {
+        self.nodes[&self.order[node]].subscriptions.held()
+    }
+
+    /// Live frames from one node to another are lost from now on, or not any more; streams go on.
+    pub fn deafen(&mut self, from: usize, to: usize, deaf: bool) {
+        let link = (self.order[from], self.order[to]);
+        if deaf {
+            self.deaf.insert(link);
+        } else {
+            self.deaf.remove(&link);
+        }
+    }
+
+    /// A node's process stands still for a while; what comes meanwhile waits for it.
+    pub fn freeze(&mut self, node: usize, span: Duration) {
+        let id = self.order[node];
+        let until = self.now + span;
+        self.frozen.insert(id, until);
+        self.at(span, Happening::Wake);
+    }
+
+    /// A frame of anybody's making reaches a node.
+    pub fn inject(&mut self, to: usize, frame: Vec<u8>) {
+        let (to, boot) = (self.order[to], self.nodes[&self.order[to]].boot);
+        self.at(Duration::from_micros(LATENCY_US), Happening::Frame { to, boot, frame: frame.into() });
+    }
+
+    pub fn keys(&self, node: usize) -> NodeKeys {
+        self.nodes[&self.order[node]].keys.clone()
+    }
+
+    pub fn publisher(&self, node: usize, channel: &str) -> &Publisher {
+        &self.nodes[&self.order[node]].producers[&self.pair(node, channel)].publisher
+    }
+
+    /// The last event that a node's application was handed, of this origin, as a cause.
+    pub fn cause(&self, origin: usize, seq: u64) -> Parent {
+        let origin = EntityId::from_bytes(*self.order[origin].as_bytes());
+        Parent { origin: origin.short(), seq, hash: [0; 8] }
     }
 
     pub fn counters(&self, node: usize) -> net_channel::core::Counters {
