@@ -10,6 +10,7 @@ pub mod advert;
 pub mod batch;
 pub mod binding;
 pub mod control;
+pub mod filter;
 pub mod grant;
 pub mod handshake;
 pub mod header;
@@ -41,6 +42,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "message", run: message::run, seeds: message::seeds },
     Target { name: "control", run: control::run, seeds: control::seeds },
     Target { name: "handshake", run: handshake::run, seeds: handshake::seeds },
+    Target { name: "filter", run: filter::run, seeds: filter::seeds },
 ];
 
 #[cfg(test)]

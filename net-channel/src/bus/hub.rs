@@ -1,6 +1,7 @@
 //! The task that drives a node's subscriptions, and what it shares with the handles.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use bytes::{Bytes, BytesMut};
@@ -13,10 +14,13 @@ use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use crate::bus::environment::Environment;
+use crate::bus::events::{EventSource, NodeEvent};
+use crate::bus::metrics::{BusMetrics, SubscriptionMetrics};
 use crate::bus::producer::{Producer, lock};
+use crate::bus::quota::Served;
 use crate::bus::streams;
 use crate::bus::subscription::Queue;
-use crate::core::{Action, Counters, From, Given, Known, Message, Order, Source, SubId, Subscriptions};
+use crate::core::{Action, Counters, Delivery, From, Given, Known, Message, Order, Source, SubId, Subscriptions};
 use crate::{Advert, FloorFile, Pattern};
 
 /// What the hub, the handles and the streams share.
@@ -26,10 +30,13 @@ pub(crate) struct Inner {
     pub(crate) signer: Arc<dyn Signer>,
     pub(crate) given: Arc<Given>,
     pub(crate) producers: Mutex<HashMap<Pair, Arc<Producer>>>,
-    /// Streams that subscribers have open here.
-    pub(crate) streams: Mutex<HashMap<NodeId, usize>>,
+    /// What subscribers on other nodes have here.
+    pub(crate) served: Served,
+    /// For whoever watches the node.
+    pub(crate) events: EventSource,
     pub(crate) grants: broadcast::Sender<(NodeId, Arc<Vec<u8>>)>,
     pub(crate) floor: Mutex<Option<FloorFile>>,
+    pub(crate) cursors: Option<PathBuf>,
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) reports: Reports,
     pub(crate) cancel: CancellationToken,
@@ -64,6 +71,9 @@ pub(crate) enum Command {
     },
     Counters {
         answer: oneshot::Sender<Counters>,
+    },
+    Metrics {
+        answer: oneshot::Sender<BusMetrics>,
     },
     Lag {
         sub: SubId,
@@ -139,6 +149,7 @@ impl Hub {
             for queue in hub.queues.values() {
                 queue.close();
             }
+            hub.inner.events.close();
         });
     }
 
@@ -162,9 +173,30 @@ impl Hub {
             Command::Counters { answer } => {
                 let _ = answer.send(*self.subscriptions.counters());
             }
+            Command::Metrics { answer } => {
+                let _ = answer.send(self.metrics());
+            }
             Command::Lag { sub, answer } => {
                 let _ = answer.send(self.subscriptions.lag(sub));
             }
+        }
+    }
+
+    fn metrics(&self) -> BusMetrics {
+        let subscription = |(id, queue): (&SubId, &Arc<Queue>)| SubscriptionMetrics {
+            id: *id,
+            pattern: queue.pattern.clone(),
+            filter: queue.selection.text(),
+            filtered: queue.selection.counters(),
+            lag: self.subscriptions.lag(*id),
+        };
+        let (held_batches, held_bytes) = self.subscriptions.held();
+        BusMetrics {
+            counters: *self.subscriptions.counters(),
+            held_batches,
+            held_bytes,
+            subscriptions: self.queues.iter().map(subscription).collect(),
+            ..BusMetrics::default()
         }
     }
 
@@ -175,13 +207,24 @@ impl Hub {
                 let gone: Vec<Pair> =
                     self.subscriptions.known().filter(|(_, known)| known.node == node).map(|(pair, _)| *pair).collect();
                 for pair in gone {
+                    self.inner.events.send(NodeEvent::ProducerDown { pair });
                     self.subscriptions.handle_advert(now(), pair, None);
                 }
             }
-            Event::Joined { pair, .. } => self.subscriptions.handle_joined(now(), pair),
-            Event::Unjoined { pair, .. } => self.subscriptions.handle_unjoined(now(), pair),
-            Event::LinkUp { node, .. } => self.subscriptions.handle_neighbour(node),
+            Event::Joined { pair, node } => {
+                self.inner.events.send(NodeEvent::Joined { pair, node });
+                self.subscriptions.handle_joined(now(), pair);
+            }
+            Event::Unjoined { pair, node, reason } => {
+                self.inner.events.send(NodeEvent::Unjoined { pair, node, reason });
+                self.subscriptions.handle_unjoined(now(), pair);
+            }
+            Event::LinkUp { node, .. } => {
+                self.inner.events.send(NodeEvent::PeerUp { node });
+                self.subscriptions.handle_neighbour(node);
+            }
             Event::LinkDown { node } => {
+                self.inner.events.send(NodeEvent::PeerDown { node });
                 self.outboxes.remove(&node);
                 self.subscriptions.handle_peer_lost(now(), &node);
             }
@@ -194,6 +237,11 @@ impl Hub {
         let advert = verified.advert();
         let pair = Pair { channel: verified.channel().0, origin: *advert.origin.as_bytes() };
         let known = Known { name: advert.name.clone(), node: advert.node, entity: advert.entity, class: advert.class };
+        self.inner.events.send(if advert.closed {
+            NodeEvent::ProducerDown { pair }
+        } else {
+            NodeEvent::ProducerUp { channel: known.name.clone(), pair, node: known.node, class: known.class }
+        });
         self.subscriptions.handle_advert(now(), pair, (!advert.closed).then_some(known));
     }
 
@@ -235,6 +283,9 @@ impl Hub {
         while let Some(action) = self.subscriptions.poll_action() {
             match action {
                 Action::Deliver { sub, delivery } => {
+                    if let Delivery::Item(item) = &delivery {
+                        self.inner.events.send_item(item);
+                    }
                     if let Some(queue) = self.queues.get(&sub) {
                         queue.push(delivery);
                     }

@@ -14,8 +14,9 @@ use tokio::time::Instant;
 
 use crate::bus::PublishError;
 use crate::bus::environment::Environment;
+use crate::bus::metrics::ProducerMetrics;
 use crate::bus::receipt::{Ack, BatchAck, Receipt};
-use crate::core::{Cached, Given, Publisher, SeqRange};
+use crate::core::{Cached, Given, Publisher, SeqRange, Subscriber};
 use crate::{
     BatchBuilder, ChannelHash, ChannelName, Class, Hlc, HlcClock, PARENTS_MAX, Parent, PushError, SealParams,
     SenderKey, Tick, TickParams,
@@ -363,6 +364,25 @@ impl Producer {
     pub(crate) fn received(&self) -> (usize, usize) {
         let publisher = lock(&self.publisher);
         (publisher.received(publisher.next()), publisher.subscribers().len())
+    }
+
+    /// This producer in figures.
+    pub(crate) fn metrics(&self) -> ProducerMetrics {
+        let queued_bytes = self.staging().bytes;
+        let publisher = lock(&self.publisher);
+        let (next_seq, first) = (publisher.next(), publisher.incarnation());
+        let slowest = publisher.subscribers().values().map(Subscriber::received).min().unwrap_or(next_seq);
+        ProducerMetrics {
+            channel: self.name.clone(),
+            events: next_seq - first,
+            next_seq,
+            queued_bytes,
+            cached_bytes: publisher.cached_bytes(),
+            subscribers: publisher.subscribers().len(),
+            complete: publisher.received(next_seq),
+            // Whoever begins with history has been handed nothing of this incarnation.
+            lag_max: next_seq - slowest.clamp(first, next_seq),
+        }
     }
 
     /// Waits until this holds of the publisher, or the time is over; says whether it holds.

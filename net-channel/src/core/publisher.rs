@@ -177,6 +177,12 @@ impl Publisher {
         &self.subscribers
     }
 
+    /// How many subscriptions the node has.
+    #[must_use]
+    pub fn subscriptions_of(&self, node: &NodeId) -> usize {
+        self.subscribers.get(node).map_or(0, |subscriber| subscriber.subscriptions.len())
+    }
+
     /// How many subscribed nodes have been handed all events below `seq`.
     #[must_use]
     pub fn received(&self, seq: u64) -> usize {

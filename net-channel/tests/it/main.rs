@@ -16,8 +16,11 @@ mod codec;
 mod contexts;
 #[cfg(feature = "node")]
 mod crash;
+mod cursor_file;
 mod equivocation;
 mod event;
+#[cfg(feature = "filter")]
+mod filter;
 mod fixture;
 mod golden;
 mod grant;

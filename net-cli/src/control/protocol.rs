@@ -10,7 +10,7 @@ use crate::failure::Failure;
 use crate::start::Start;
 
 /// The version of this protocol. Both ends are of one build almost always; when they are not, this says so.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 /// The first line of a connection.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -30,6 +30,8 @@ pub(crate) enum Request {
     Ticket,
     Peers,
     Channels,
+    /// The node's figures as OpenMetrics.
+    Metrics,
     /// Remember and dial the peers of a ticket of this mesh.
     Join {
         ticket: String,
@@ -38,6 +40,8 @@ pub(crate) enum Request {
     Subscribe {
         pattern: String,
         start: Start,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        filter: Option<String>,
     },
     /// Followed by [`Feed`]s.
     Publish,
@@ -73,6 +77,7 @@ pub(crate) enum Reply {
     Ticket(String),
     Peers(Vec<PeerRow>),
     Channels(Vec<ChannelRow>),
+    Metrics(String),
     /// So many peers are dialled.
     Joined {
         peers: usize,
@@ -105,8 +110,11 @@ pub(crate) struct Status {
     pub(crate) mdns: bool,
     pub(crate) uptime_ms: u64,
     pub(crate) notes: Vec<String>,
-    /// Everything that was dropped or refused, by cause; zeros are left out.
+    /// Everything that was done, dropped or refused, by cause; zeros are left out.
     pub(crate) counters: Vec<(String, u64)>,
+    /// Subscriptions that have not been handed everything that is known to exist, and how many events they lack.
+    #[serde(default)]
+    pub(crate) behind: Vec<(String, u64)>,
 }
 
 /// A link.
@@ -116,6 +124,12 @@ pub(crate) struct PeerRow {
     pub(crate) address: Option<SocketAddr>,
     pub(crate) rtt_us: Option<u64>,
     pub(crate) linked: bool,
+    /// Bytes that wait to be sent there.
+    #[serde(default)]
+    pub(crate) queued_bytes: u64,
+    /// Frames from there that were dropped.
+    #[serde(default)]
+    pub(crate) frames_dropped: u64,
     /// Why it is not linked, if that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) says: Option<String>,
@@ -128,6 +142,18 @@ pub(crate) struct ChannelRow {
     pub(crate) origin: String,
     pub(crate) entity: String,
     pub(crate) node: String,
+    /// If this node produces it: who takes it, and how far they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) takers: Option<Takers>,
+}
+
+/// Who takes a channel of this node.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct Takers {
+    /// Nodes that are subscribed.
+    pub(crate) subscribers: usize,
+    /// Events that the slowest of them has not been handed.
+    pub(crate) lag_max: u64,
 }
 
 /// Who has what was published.
@@ -331,6 +357,7 @@ impl From<ChannelInfo> for ChannelRow {
             origin: info.origin.to_string(),
             entity: info.entity.to_string(),
             node: info.node.to_string(),
+            takers: None,
         }
     }
 }

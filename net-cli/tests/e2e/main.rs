@@ -6,5 +6,6 @@ mod abuse;
 mod basics;
 mod demo;
 mod harness;
+mod seeing;
 mod takeover;
 mod wrong;
