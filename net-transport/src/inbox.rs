@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex};
 use bytes::{Bytes, BytesMut};
 use tokio::sync::{Notify, Semaphore, mpsc};
 
+use crate::outbox::RoomSignal;
+use crate::pace::{Fill, Gauge};
 use crate::sync::lock;
 use crate::{Header, NodeId, Pair};
 
@@ -146,14 +148,18 @@ impl fmt::Debug for Frame {
 /// Bytes of the inbox that a frame holds.
 struct Room {
     queue: Arc<FrameQueue>,
-    permits: usize,
+    bytes: usize,
+    /// The frame is of this node itself.
+    own: bool,
 }
 
 impl Room {
     fn release(&mut self) {
-        let permits = std::mem::take(&mut self.permits);
-        if permits > 0 {
-            self.queue.room.add_permits(permits);
+        let bytes = std::mem::take(&mut self.bytes);
+        if !self.own {
+            self.queue.room.add_permits(bytes);
+        } else if self.queue.own.sub(bytes) {
+            self.queue.own_room.changed();
         }
     }
 }
@@ -258,8 +264,12 @@ impl Drop for FrameReceiver {
 pub(crate) struct FrameQueue {
     state: Mutex<QueueState>,
     ready: Notify,
-    /// Bytes that are free.
+    /// Bytes that are free for frames of neighbours.
     room: Semaphore,
+    /// Bytes of this node's own frames: they have a part of their own, so that nobody who floods the inbox keeps them out.
+    own: Gauge,
+    /// Told when there is room for own frames.
+    own_room: Arc<RoomSignal>,
 }
 
 #[derive(Default)]
@@ -276,11 +286,13 @@ const FRAME_OVERHEAD: usize = 128;
 pub(crate) struct InboxClosed;
 
 impl FrameQueue {
-    pub(crate) fn new(limit_bytes: usize) -> (Arc<Self>, FrameReceiver) {
+    pub(crate) fn new(limit_bytes: usize, own_room: Arc<RoomSignal>) -> (Arc<Self>, FrameReceiver) {
         let queue = Arc::new(Self {
             state: Mutex::default(),
             ready: Notify::new(),
             room: Semaphore::new(limit_bytes.min(Semaphore::MAX_PERMITS)),
+            own: Gauge::new(limit_bytes / 4),
+            own_room,
         });
         (queue.clone(), FrameReceiver { queue, local: VecDeque::new() })
     }
@@ -294,29 +306,42 @@ impl FrameQueue {
         let cost = u32::try_from(Self::cost(frames)).unwrap_or(u32::MAX);
         let Ok(permit) = self.room.try_acquire_many(cost) else { return false };
         permit.forget();
-        self.append(from, frames);
+        self.append(from, frames, false);
         true
+    }
+
+    /// Hands one of this node's own frames over if there is room for it.
+    pub(crate) fn push_own(self: &Arc<Self>, me: NodeId, frame: BytesMut) -> Fill {
+        let fill = self.own.check();
+        if fill == Fill::Taken {
+            self.own.add(frame.len() + FRAME_OVERHEAD);
+            self.append(me, &mut vec![frame], true);
+        }
+        fill
+    }
+
+    /// How full the part for own frames is.
+    pub(crate) fn own(&self) -> &Gauge {
+        &self.own
     }
 
     /// Hands all `frames` over as soon as there is room for them.
     pub(crate) async fn push(self: &Arc<Self>, from: NodeId, frames: &mut Vec<BytesMut>) -> Result<(), InboxClosed> {
         let cost = u32::try_from(Self::cost(frames)).unwrap_or(u32::MAX);
         self.room.acquire_many(cost).await.map_err(|_| InboxClosed)?.forget();
-        self.append(from, frames);
+        self.append(from, frames, false);
         Ok(())
     }
 
-    fn append(self: &Arc<Self>, from: NodeId, frames: &mut Vec<BytesMut>) {
+    fn append(self: &Arc<Self>, from: NodeId, frames: &mut Vec<BytesMut>, own: bool) {
         let mut state = lock(&self.state);
-        if state.closed {
-            // Their room is not given back: nobody waits for it any more.
-            frames.clear();
-            return;
-        }
         for bytes in frames.drain(..) {
             debug_assert_eq!(bytes.as_ptr().align_offset(16), 0, "allocations start at a multiple of 16 bytes");
-            let room = Room { queue: self.clone(), permits: bytes.len() + FRAME_OVERHEAD };
-            state.frames.push_back(Frame { from, bytes, room });
+            let room = Room { queue: self.clone(), bytes: bytes.len() + FRAME_OVERHEAD, own };
+            let frame = Frame { from, bytes, room };
+            if !state.closed {
+                state.frames.push_back(frame);
+            }
         }
         drop(state);
         self.ready.notify_one();
@@ -387,6 +412,7 @@ impl Events {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pace::Standing;
 
     fn frame(len: usize) -> BytesMut {
         BytesMut::zeroed(len)
@@ -394,7 +420,7 @@ mod tests {
 
     #[tokio::test]
     async fn room_comes_back_when_a_frame_is_dropped_or_released() {
-        let (queue, mut receiver) = FrameQueue::new(1000);
+        let (queue, mut receiver) = FrameQueue::new(1000, Arc::default());
         let from = NodeId::from_bytes([1; 32]);
         let mut batch = vec![frame(300), frame(300)];
         assert!(queue.try_push(from, &mut batch) && batch.is_empty());
@@ -410,8 +436,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn own_frames_have_a_part_of_their_own_and_tell_when_it_has_room() {
+        let signal = Arc::new(RoomSignal::default());
+        let (queue, mut receiver) = FrameQueue::new(8000, signal.clone());
+        let me = NodeId::from_bytes([1; 32]);
+        assert!(queue.try_push(NodeId::from_bytes([2; 32]), &mut vec![frame(7800)]), "a neighbour fills the inbox");
+        let taken = (0..20).take_while(|_| queue.push_own(me, frame(372)) == Fill::Taken).count();
+        assert_eq!((taken, queue.own().standing()), (4, Standing::Full));
+        let room = signal.waiting();
+        tokio::pin!(room);
+        room.as_mut().enable();
+        // That of the neighbour, and two of its own.
+        for _ in 0..3 {
+            drop(receiver.recv().await);
+        }
+        room.await;
+        assert_eq!(queue.own().standing(), Standing::Room);
+    }
+
+    #[tokio::test]
     async fn closed_queue_ends_after_its_last_frame() {
-        let (queue, mut receiver) = FrameQueue::new(1000);
+        let (queue, mut receiver) = FrameQueue::new(1000, Arc::default());
         queue.try_push(NodeId::from_bytes([1; 32]), &mut vec![frame(64)]);
         queue.close();
         assert!(receiver.recv().await.is_some());
@@ -421,7 +466,7 @@ mod tests {
 
     #[tokio::test]
     async fn dropped_receiver_does_not_leave_lanes_waiting() {
-        let (queue, receiver) = FrameQueue::new(200);
+        let (queue, receiver) = FrameQueue::new(200, Arc::default());
         queue.try_push(NodeId::from_bytes([1; 32]), &mut vec![frame(64)]);
         drop(receiver);
         assert_eq!(queue.push(NodeId::from_bytes([1; 32]), &mut vec![frame(64)]).await, Err(InboxClosed));

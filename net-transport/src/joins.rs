@@ -7,9 +7,11 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use crate::metrics::Counters;
+use crate::pace::Pace;
 use crate::pair::Prefix;
 use crate::{Event, NodeId, Pair, Priority, ShortId, UnjoinReason};
 
@@ -79,6 +81,8 @@ pub(crate) struct Served<L> {
     pub(crate) takers: Vec<Taker<L>>,
     /// This node has joined it itself.
     pub(crate) local: bool,
+    /// How long others have waited for this node itself.
+    pub(crate) local_pace: Patience,
     /// The priority of its last frame, which says which queue has to have room.
     priority: AtomicU8,
 }
@@ -90,8 +94,21 @@ pub(crate) struct Taker<L> {
     pub(crate) link: L,
     /// It has told us that it is full for this pair.
     pub(crate) full: bool,
-    /// It has been full for so long that nobody waits for it.
-    pub(crate) slow: AtomicBool,
+    pub(crate) pace: Patience,
+}
+
+/// How long others have waited for a taker.
+#[derive(Debug)]
+pub(crate) struct Patience {
+    /// It has said for so long that it is full that nobody waits for it.
+    pub(crate) told_slow: AtomicBool,
+    pub(crate) pace: Mutex<Pace>,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { told_slow: AtomicBool::new(false), pace: Mutex::new(Pace::new()) }
+    }
 }
 
 #[derive(Debug)]
@@ -163,6 +180,7 @@ impl<L: Clone> Joins<L> {
         let served = entry.insert(Served {
             takers: Vec::new(),
             local: false,
+            local_pace: Patience::default(),
             priority: AtomicU8::new(Priority::default() as u8),
         });
         let Some(wanted) = self.wanted.get_mut(&pair).filter(|wanted| wanted.node == self.me) else { return };
@@ -208,8 +226,8 @@ impl<L: Clone> Joins<L> {
         let served = self.served.get_mut(&pair).expect("a pair that is not served has been refused");
         out.push(Output::Send(link.link.clone(), JoinMessage::Joined(pair, vec![self.me.short()])));
         if link.joined.insert(pair) {
-            let slow = AtomicBool::new(false);
-            served.takers.push(Taker { node: *from, link: link.link.clone(), full: false, slow });
+            let pace = Patience::default();
+            served.takers.push(Taker { node: *from, link: link.link.clone(), full: false, pace });
             out.push(Output::Event(Event::Joiners { pair, takers: served.count() }));
         } else if let Some(taker) = served.takers.iter_mut().find(|taker| taker.node == *from) {
             // Said again: whoever is full says that again too.

@@ -78,6 +78,8 @@ mod metrics;
 mod neighbour;
 #[cfg(feature = "link")]
 mod outbox;
+#[cfg(feature = "link")]
+mod pace;
 mod pair;
 mod peer;
 mod prf;

@@ -87,6 +87,8 @@ counters! {
     bytes_received,
     /// Frames not queued on a link because its queue was full.
     frames_skipped_queue_full,
+    /// Frames not queued on a link because its queue was full for too long and has not drained by half.
+    frames_skipped_slow,
     /// Frames not queued on a link because the neighbour had said that it is full for that pair.
     frames_skipped_told_full,
     /// Frames for this node itself that its inbox had no room for.

@@ -32,6 +32,7 @@ pub(crate) struct NeighbourCounters {
     pub(crate) frames_received: Counter,
     pub(crate) bytes_received: Counter,
     pub(crate) frames_dropped: Counter,
+    pub(crate) frames_skipped: Counter,
 }
 
 struct Links {

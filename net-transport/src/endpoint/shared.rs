@@ -49,7 +49,7 @@ pub(crate) struct Shared {
     pub(crate) counters: Arc<Counters>,
     pub(crate) state: Mutex<State>,
     pub(crate) joins: RwLock<Joins<Arc<Neighbour>>>,
-    pub(crate) room: RoomSignal,
+    pub(crate) room: Arc<RoomSignal>,
     pub(crate) frames: Arc<FrameQueue>,
     pub(crate) events: Events,
     pub(super) protocols: Mutex<Protocols>,

@@ -36,6 +36,8 @@ mod sim_nat;
 #[cfg(feature = "sim")]
 mod sim_nodes;
 #[cfg(feature = "sim")]
+mod sim_pace;
+#[cfg(feature = "sim")]
 mod sim_quinn;
 #[cfg(feature = "sim")]
 mod sim_weather;
