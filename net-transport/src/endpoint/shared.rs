@@ -17,6 +17,7 @@ use super::protocols::Protocols;
 use crate::config::EndpointConfig;
 use crate::crypto::{Entropy, LinkIdentity};
 use crate::dialer::Dialer;
+use crate::directory::record::UnverifiedRecord;
 use crate::directory::{self, AdvertError, Directory};
 use crate::inbox::{Events, FrameQueue};
 use crate::joins::{Joins, Output};
@@ -198,10 +199,18 @@ impl Shared {
     }
 
     pub(crate) fn handle_record(&self, from: &NodeId, age_ms: u32, record: &[u8]) {
-        let now = Instant::now();
+        let counters = &self.counters;
+        let Ok(unverified) = UnverifiedRecord::parse(record) else { return counters.records_dropped_invalid.one() };
+        let news = lock(&self.state).directory.is_news(from, age_ms, &unverified, counters);
+        let Some(news) = news else { return };
+        // Signatures are checked without a lock.
+        let Ok(verified) = unverified.verify(&self.mesh, news.known.as_ref()) else {
+            return counters.records_dropped_invalid.one();
+        };
+        let (now, verified) = (Instant::now(), (verified, Bytes::copy_from_slice(record)));
         let mut state = lock(&self.state);
         self.with_directory(&mut state, |directory, out| {
-            directory.handle_record(now, from, age_ms, record, &self.counters, out);
+            directory.handle_record(now, from, age_ms, verified, counters, out);
         });
     }
 
