@@ -200,7 +200,9 @@ async fn maintain(shared: &Arc<Shared>, neighbour: &Arc<Neighbour>, link: &Arc<L
         let old = now.duration_since(link.since) >= limits.renew_after
             || stats.udp_tx.bytes.saturating_add(stats.udp_rx.bytes) >= limits.renew_bytes;
         // The end that has dialled renews, since it knows an address that works.
-        if old && link.dial.mine() && neighbour.is_current(link) && !link.drain.is_cancelled() {
+        // One after the other: the next waits until the one before is drained.
+        let free = neighbour.is_current(link) && !link.drain.is_cancelled() && !neighbour.is_draining();
+        if old && link.dial.mine() && free {
             shared.renew(&link.node, address);
         }
     }

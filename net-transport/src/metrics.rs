@@ -59,7 +59,7 @@ counters! {
     links_down,
     /// Connections of a link that took over from another without the link going down.
     links_switched,
-    /// Drained connections that were closed at the deadline with streams still open.
+    /// Drained connections that were closed before they were empty: at the deadline, or because too many were drained.
     drains_cut,
     /// Connections refused because `links_max` was reached.
     links_refused_full,

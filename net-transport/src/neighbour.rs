@@ -12,6 +12,9 @@ use crate::metrics::Counter;
 use crate::outbox::{LANES, Lane, Outbox};
 use crate::sync::lock;
 
+/// Connections of one link that are drained at a time. An honest peer has one, or two when dials have crossed.
+pub(crate) const DRAINING_MAX: usize = 8;
+
 /// One neighbour, from link-up to link-down.
 pub(crate) struct Neighbour {
     pub(crate) node: NodeId,
@@ -38,6 +41,13 @@ pub(crate) struct NeighbourCounters {
 struct Links {
     current: Arc<Link>,
     draining: Vec<Arc<Link>>,
+}
+
+impl Links {
+    fn drain(&mut self, link: Arc<Link>) -> Option<Arc<Link>> {
+        self.draining.push(link);
+        (self.draining.len() > DRAINING_MAX).then(|| self.draining.remove(0))
+    }
 }
 
 /// A lane towards us, over all connections.
@@ -77,17 +87,23 @@ impl Neighbour {
         links.draining.iter().chain([&links.current]).cloned().collect()
     }
 
-    /// Makes a connection the current one, and returns the one before, which is to be drained.
-    pub(crate) fn switch(&self, link: Arc<Link>) -> Arc<Link> {
-        let mut links = lock(&self.links);
-        let old = std::mem::replace(&mut links.current, link);
-        links.draining.push(old.clone());
-        old
+    /// Is another connection still being drained?
+    pub(crate) fn is_draining(&self) -> bool {
+        !lock(&self.links).draining.is_empty()
     }
 
-    /// Keeps a connection that is to be drained, so that lanes know of it.
-    pub(crate) fn add_draining(&self, link: Arc<Link>) {
-        lock(&self.links).draining.push(link);
+    /// Makes a connection the current one, and returns the one before, which is to be drained, and one that is drained
+    /// already and has to go, since too many are.
+    pub(crate) fn switch(&self, link: Arc<Link>) -> (Arc<Link>, Option<Arc<Link>>) {
+        let mut links = lock(&self.links);
+        let old = std::mem::replace(&mut links.current, link);
+        let cut = links.drain(old.clone());
+        (old, cut)
+    }
+
+    /// Keeps a connection that is to be drained, so that lanes know of it. Returns one that has to go for it.
+    pub(crate) fn add_draining(&self, link: Arc<Link>) -> Option<Arc<Link>> {
+        lock(&self.links).drain(link)
     }
 
     /// A connection is gone; false if it was the current one.

@@ -292,11 +292,12 @@ impl Shared {
         let rival = link.dial.against(&neighbour.current().dial, &self.me, &link.node);
         tracing::debug!(node = %link.node, ?rival, "a second connection with a neighbour");
         if rival == Rival::Loses {
-            neighbour.add_draining(link.clone());
+            self.cut(neighbour.add_draining(link.clone()));
             link.drain.cancel();
             return;
         }
-        let old = neighbour.switch(link.clone());
+        let (old, too_many) = neighbour.switch(link.clone());
+        self.cut(too_many);
         if rival == Rival::Newer && !link.peer_linked {
             // The other end has lost the old one already.
             CloseCode::DRAINED.close(&old.connection);
@@ -304,6 +305,14 @@ impl Shared {
         old.drain.cancel();
         self.counters.links_switched.one();
         self.tell_all(state, neighbour);
+    }
+
+    /// A connection that is drained has to go for another.
+    fn cut(&self, link: Option<Arc<Link>>) {
+        if let Some(link) = link {
+            self.counters.drains_cut.one();
+            CloseCode::DRAIN_CUT.close(&link.connection);
+        }
     }
 
     /// Says everything on the current connection of a neighbour (again).

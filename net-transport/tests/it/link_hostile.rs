@@ -62,6 +62,24 @@ async fn connection_without_a_hello_is_closed_in_time() {
 }
 
 #[tokio::test]
+async fn connections_that_are_drained_are_few_however_often_a_member_dials() {
+    let mut a = Node::start(1).await;
+    let raw = RawPeer::link(3, &mut a).await;
+    // Each takes over from the one before, which never gets empty: its control stream is not ended.
+    let mut held = Vec::new();
+    for dial in 2..30 {
+        held.push(raw.another(3, dial, &a).await);
+        assert!(a.links().1 <= 8, "{:?}", a.links());
+    }
+    eventually("all but the last few are closed", || a.links() == (1, 8)).await;
+    assert_eq!(raw.closed().await, 9);
+    let open = held.iter().filter(|(connection, ..)| connection.close_reason().is_none()).count();
+    assert!(open >= 9, "the current one and those that are drained: {open}");
+    assert_eq!(a.metrics().drains_cut, 28 - 8);
+    assert!(a.endpoint.is_linked(&raw.id));
+}
+
+#[tokio::test]
 async fn wrong_hellos_are_refused() {
     let good = hello(1);
     let with = |at: usize, byte: u8| {
