@@ -67,6 +67,8 @@ counters! {
     dials,
     /// Dials that failed on every address.
     dials_failed,
+    /// Addresses that were not dialled because too many dials of their host were without an answer.
+    dials_held_back,
     /// Handshakes that were begun by others and not completed.
     handshakes_failed,
     /// Handshakes answered with a Retry because too many were open.

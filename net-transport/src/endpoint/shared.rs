@@ -270,10 +270,9 @@ impl Shared {
         }
         let neighbour = Arc::new(Neighbour::new(link.clone(), self.config.limits.queue_bytes));
         state.neighbours.insert(link.node, neighbour.clone());
-        let addresses = vec![crate::socket::canonical(link.connection.remote_address())];
         // Where an accepted connection comes from need not be where its node can be dialled.
-        let addresses = if link.dial.mine() { addresses } else { Vec::new() };
-        state.dialer.linked(Instant::now(), link.node, Peer { binding: link.binding, addresses });
+        let at = link.dial.mine().then(|| crate::socket::canonical(link.connection.remote_address()));
+        state.dialer.linked(Instant::now(), link.binding, at);
         if let Some(observed) = observed
             && state.observed.insert(link.node, observed) != Some(observed)
         {
