@@ -2,11 +2,13 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::{Notify, Semaphore, mpsc};
 
+use crate::fair::FairQueue;
 use crate::outbox::RoomSignal;
 use crate::pace::{Fill, Gauge};
 use crate::sync::lock;
@@ -200,13 +202,16 @@ impl FrameReceiver {
     /// Cancel safe: frames are either in `into` or still there.
     pub async fn recv_many(&mut self, into: &mut Vec<Frame>, max: usize) -> usize {
         loop {
+            let before = into.len();
+            into.extend(std::iter::from_fn(|| self.next_realtime()).take(max));
             if self.local.is_empty() {
                 self.refill();
             }
-            let n = self.local.len().min(max);
-            if n > 0 || max == 0 {
-                into.extend(self.local.drain(..n));
-                return n;
+            let rest = max - (into.len() - before);
+            let n = self.local.len().min(rest);
+            into.extend(self.local.drain(..n));
+            if into.len() > before || max == 0 {
+                return into.len() - before;
             }
             if !self.wait().await {
                 return 0;
@@ -216,10 +221,24 @@ impl FrameReceiver {
 
     /// The next frame, if one is there now.
     pub fn try_recv(&mut self) -> Option<Frame> {
+        if let Some(frame) = self.next_realtime() {
+            return Some(frame);
+        }
         if self.local.is_empty() {
             self.refill();
         }
         self.local.pop_front()
+    }
+
+    /// Realtime frames go before all others.
+    fn next_realtime(&self) -> Option<Frame> {
+        if !self.queue.realtime.load(Ordering::Acquire) {
+            return None;
+        }
+        let mut state = lock(&self.queue.state);
+        let frame = state.realtime.pop();
+        self.queue.realtime.store(!state.realtime.is_empty(), Ordering::Release);
+        frame
     }
 
     fn refill(&mut self) {
@@ -230,7 +249,7 @@ impl FrameReceiver {
     async fn wait(&self) -> bool {
         {
             let state = lock(&self.queue.state);
-            if !state.frames.is_empty() {
+            if !state.frames.is_empty() || !state.realtime.is_empty() {
                 return true;
             }
             if state.closed {
@@ -255,6 +274,7 @@ impl Drop for FrameReceiver {
         let mut state = lock(&self.queue.state);
         state.closed = true;
         state.frames.clear();
+        state.realtime.clear();
         drop(state);
         self.queue.room.close();
     }
@@ -270,13 +290,19 @@ pub(crate) struct FrameQueue {
     own: Gauge,
     /// Told when there is room for own frames.
     own_room: Arc<RoomSignal>,
+    /// Realtime frames are there.
+    realtime: AtomicBool,
 }
 
-#[derive(Default)]
 struct QueueState {
     frames: VecDeque<Frame>,
+    /// Realtime frames, which wait for nobody and for which nobody waits.
+    realtime: FairQueue<NodeId, Frame>,
     closed: bool,
 }
+
+/// Bytes of received realtime frames that the layer above has not taken; beyond them the oldest go.
+const REALTIME_BYTES: usize = 4 << 20;
 
 /// What a frame takes of the inbox beside its bytes: so that tiny frames are bounded in number.
 const FRAME_OVERHEAD: usize = 128;
@@ -288,11 +314,16 @@ pub(crate) struct InboxClosed;
 impl FrameQueue {
     pub(crate) fn new(limit_bytes: usize, own_room: Arc<RoomSignal>) -> (Arc<Self>, FrameReceiver) {
         let queue = Arc::new(Self {
-            state: Mutex::default(),
+            state: Mutex::new(QueueState {
+                frames: VecDeque::new(),
+                realtime: FairQueue::new(REALTIME_BYTES),
+                closed: false,
+            }),
             ready: Notify::new(),
             room: Semaphore::new(limit_bytes.min(Semaphore::MAX_PERMITS)),
             own: Gauge::new(limit_bytes / 4),
             own_room,
+            realtime: AtomicBool::new(false),
         });
         (queue.clone(), FrameReceiver { queue, local: VecDeque::new() })
     }
@@ -331,6 +362,22 @@ impl FrameQueue {
         self.room.acquire_many(cost).await.map_err(|_| InboxClosed)?.forget();
         self.append(from, frames, false);
         Ok(())
+    }
+
+    /// Hands a realtime frame over; gives how many older ones had to go for it.
+    pub(crate) fn push_realtime(self: &Arc<Self>, from: NodeId, bytes: BytesMut) -> usize {
+        let cost = bytes.len() + FRAME_OVERHEAD;
+        // It takes no room of the others.
+        let room = Room { queue: self.clone(), bytes: 0, own: false };
+        let mut state = lock(&self.state);
+        if state.closed {
+            return 0;
+        }
+        let dropped = state.realtime.push(from, cost, Frame { from, bytes, room });
+        self.realtime.store(true, Ordering::Release);
+        drop(state);
+        self.ready.notify_one();
+        dropped
     }
 
     fn append(self: &Arc<Self>, from: NodeId, frames: &mut Vec<BytesMut>, own: bool) {
@@ -452,6 +499,26 @@ mod tests {
         }
         room.await;
         assert_eq!(queue.own().standing(), Standing::Room);
+    }
+
+    #[tokio::test]
+    async fn realtime_frames_go_first_and_the_oldest_of_who_has_most_are_dropped() {
+        let (queue, mut receiver) = FrameQueue::new(1000, Arc::default());
+        let (a, b) = (NodeId::from_bytes([1; 32]), NodeId::from_bytes([2; 32]));
+        queue.try_push(a, &mut vec![frame(64)]);
+        assert_eq!(queue.push_realtime(b, frame(100)), 0);
+        let dropped: usize = (0..100).map(|_| queue.push_realtime(a, frame(100_000))).sum();
+        assert!(dropped > 50, "a flood is bounded: {dropped}");
+        assert!(!queue.try_push(a, &mut vec![frame(900)]), "and takes no room of others, nor gives it any");
+        let mut frames = Vec::new();
+        assert_eq!(receiver.recv_many(&mut frames, 3).await, 3);
+        let seen: Vec<_> = frames.iter().map(|frame| (frame.from, frame.bytes.len())).collect();
+        assert!(seen.contains(&(b, 100)), "who sent little is heard: {seen:?}");
+        let mut rest = 0;
+        while receiver.try_recv().is_some() {
+            rest += 1;
+        }
+        assert_eq!(rest, 100 - dropped - 2 + 1);
     }
 
     #[tokio::test]

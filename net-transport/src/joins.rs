@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use crate::metrics::Counters;
 use crate::pace::Pace;
 use crate::pair::Prefix;
-use crate::{Event, NodeId, Pair, Priority, ShortId, UnjoinReason};
+use crate::{Event, Header, NodeId, Pair, Priority, ShortId, UnjoinReason};
 
 #[cfg(test)]
 mod tests;
@@ -85,6 +85,8 @@ pub(crate) struct Served<L> {
     pub(crate) local_pace: Patience,
     /// The priority of its last frame, which says which queue has to have room.
     priority: AtomicU8,
+    /// That frame was a realtime frame, which waits for nobody.
+    realtime: AtomicBool,
 }
 
 /// A neighbour that has joined a served pair.
@@ -133,8 +135,14 @@ impl<L> Served<L> {
         Priority::from_bits(self.priority.load(Ordering::Relaxed)).unwrap_or_default()
     }
 
-    pub(crate) fn set_priority(&self, priority: Priority) {
-        self.priority.store(priority as u8, Ordering::Relaxed);
+    pub(crate) fn is_realtime(&self) -> bool {
+        self.realtime.load(Ordering::Relaxed)
+    }
+
+    /// Notes what is published.
+    pub(crate) fn note(&self, header: &Header) {
+        self.priority.store(header.priority() as u8, Ordering::Relaxed);
+        self.realtime.store(header.is_realtime(), Ordering::Relaxed);
     }
 
     fn count(&self) -> usize {
@@ -182,6 +190,7 @@ impl<L: Clone> Joins<L> {
             local: false,
             local_pace: Patience::default(),
             priority: AtomicU8::new(Priority::default() as u8),
+            realtime: AtomicBool::new(false),
         });
         let Some(wanted) = self.wanted.get_mut(&pair).filter(|wanted| wanted.node == self.me) else { return };
         wanted.state = WantedState::Live;

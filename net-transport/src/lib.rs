@@ -60,6 +60,8 @@ mod dialer;
 mod directory;
 #[cfg(feature = "link")]
 mod endpoint;
+#[cfg(feature = "link")]
+mod fair;
 #[cfg(all(fuzzing, feature = "link"))]
 pub mod fuzzing;
 mod header;
@@ -85,6 +87,8 @@ mod peer;
 mod prf;
 #[cfg(feature = "link")]
 mod quic;
+#[cfg(feature = "link")]
+mod realtime;
 #[cfg(feature = "sim")]
 pub mod sim;
 #[cfg(feature = "link")]

@@ -109,12 +109,19 @@ counters! {
     frames_dropped_kind,
     /// Received frames that the admission refused.
     frames_dropped_refused,
-    /// Received datagrams whose header is malformed or does not fit its payload.
+    /// Received datagrams, and streams of realtime frames, whose header is malformed or does not fit its payload.
     datagrams_dropped_malformed,
     /// Received datagrams that the inbox had no room for.
     datagrams_dropped_inbox_full,
     /// Datagrams sent.
     datagrams_sent,
+    /// Realtime frames that were dropped before they were sent: the oldest of a full queue, or their link was lost.
+    realtime_dropped,
+    /// Realtime frames that a newer one of their pair has replaced, or whose stream it has ended before all of it was
+    /// acknowledged, on either end of a link.
+    realtime_superseded,
+    /// Received realtime frames that were dropped for newer ones before the layer above took them.
+    realtime_dropped_inbox_full,
     /// Times that a lane waited for room in the inbox.
     lanes_stalled,
     /// Lanes closed because no prelude came in time or it made no sense.

@@ -10,6 +10,7 @@ use crate::NodeId;
 use crate::link::Link;
 use crate::metrics::Counter;
 use crate::outbox::{LANES, Lane, Outbox};
+use crate::realtime::RealtimeOut;
 use crate::sync::lock;
 
 /// Connections of one link that are drained at a time. An honest peer has one, or two when dials have crossed.
@@ -20,6 +21,7 @@ pub(crate) struct Neighbour {
     pub(crate) node: NodeId,
     pub(crate) boot: [u8; 8],
     pub(crate) outbox: Outbox,
+    pub(crate) realtime: RealtimeOut,
     pub(crate) counters: NeighbourCounters,
     links: Mutex<Links>,
     lanes: [LaneIn; LANES],
@@ -65,6 +67,7 @@ impl Neighbour {
             node: link.node,
             boot: link.boot,
             outbox: Outbox::new(queue_bytes),
+            realtime: RealtimeOut::default(),
             counters: NeighbourCounters::default(),
             links: Mutex::new(Links { current: link, draining: Vec::new() }),
             lanes: std::array::from_fn(|_| LaneIn::default()),

@@ -54,6 +54,10 @@ impl Endpoint {
     /// A link is left out if its queue is full, or was and has not drained by half, or if it has said that it is full for
     /// this pair. After [`Endpoint::room`], with nothing awaited between, no link is left out but one that is slow. If
     /// this node has joined its own pair, the frame comes out of its inbox with its own id as `from`.
+    ///
+    /// A realtime frame ([`Header::is_realtime`]) goes in a datagram if the path holds it, and otherwise on a stream of its
+    /// own, which is reset when a newer one of the pair is published. It waits for nothing and holds nothing up; it may be
+    /// lost, and comes in no order. When too many wait for a link the oldest is dropped.
     pub fn publish(&self, pair: &Pair, frame: Bytes) -> Fanout {
         let shared = &self.shared;
         let counters = &shared.counters;
@@ -65,7 +69,10 @@ impl Endpoint {
         let joins = read(&shared.joins);
         let mut fanout = Fanout::default();
         let Some(served) = joins.served(pair) else { return fanout };
-        served.set_priority(header.priority());
+        served.note(header);
+        if header.is_realtime() {
+            return self.publish_realtime(pair, &frame, served, joins.local_full(pair));
+        }
         for taker in &served.takers {
             let queued = if taker.full { None } else { Some(taker.link.outbox.push(lane, frame.clone())) };
             let skipped = match queued {
@@ -98,8 +105,48 @@ impl Endpoint {
         fanout
     }
 
-    /// Waits until it is worth publishing a frame of the pair; at once if there is room, or nobody has joined. Call it
-    /// directly before [`Endpoint::publish`].
+    /// Newest wins: what cannot go at once makes room for what comes later, and nobody waits.
+    fn publish_realtime(
+        &self,
+        pair: &Pair,
+        frame: &Bytes,
+        served: &Served<Arc<Neighbour>>,
+        local_full: bool,
+    ) -> Fanout {
+        let (shared, counters) = (&self.shared, &self.shared.counters);
+        let mut fanout = Fanout::default();
+        for taker in &served.takers {
+            if taker.full {
+                fanout.skipped += 1;
+                counters.frames_skipped_told_full.one();
+                taker.link.counters.frames_skipped.one();
+                continue;
+            }
+            let fits = taker.link.current().connection.max_datagram_size().is_some_and(|max| frame.len() <= max);
+            let gone = taker.link.realtime.push(*pair, frame.clone(), fits);
+            counters.realtime_dropped.add(gone.dropped);
+            counters.realtime_superseded.add(gone.superseded);
+            fanout.links += 1;
+            counters.frames_sent.one();
+            counters.bytes_sent.add(frame.len() as u64);
+            taker.link.counters.frames_sent.one();
+            taker.link.counters.bytes_sent.add(frame.len() as u64);
+        }
+        if served.local {
+            if local_full {
+                fanout.skipped += 1;
+                counters.frames_skipped_inbox_full.one();
+            } else {
+                let dropped = shared.frames.push_realtime(shared.me, BytesMut::from(&frame[..]));
+                counters.realtime_dropped_inbox_full.add(dropped as u64);
+                fanout.links += 1;
+            }
+        }
+        fanout
+    }
+
+    /// Waits until it is worth publishing a frame of the pair; at once if there is room, nobody has joined, or the last
+    /// frame of the pair was a realtime frame. Call it directly before [`Endpoint::publish`].
     ///
     /// It waits as long as *none* of those who have joined has room. For one that is full while another has room it waits
     /// 100 ms at most, and if the other has hardly anything left to send, 100 ms in all and one part in a hundred of the
@@ -137,7 +184,7 @@ impl Endpoint {
 
     fn has_room(&self, pair: &Pair) -> bool {
         let joins = read(&self.shared.joins);
-        let Some(served) = joins.served(pair) else { return true };
+        let Some(served) = joins.served(pair).filter(|served| !served.is_realtime()) else { return true };
         let (mut any, mut full, mut room) = (false, false, false);
         for taker in self.takers(&joins, served, pair) {
             any = true;
@@ -153,7 +200,7 @@ impl Endpoint {
     /// Is it worth waiting, and until when? Those who are waited for too long are slow from now on.
     fn weigh(&self, pair: &Pair, now: Instant) -> Wait {
         let joins = read(&self.shared.joins);
-        let Some(served) = joins.served(pair) else { return Wait::No };
+        let Some(served) = joins.served(pair).filter(|served| !served.is_realtime()) else { return Wait::No };
         let takers = || self.takers(&joins, served, pair).map(|taker| (taker.standing(), taker));
         let plenty = takers().any(|(standing, _)| standing == Standing::Plenty);
         let room = plenty || takers().any(|(standing, _)| standing == Standing::Room);

@@ -350,7 +350,8 @@ impl Shared {
         state.directory.handle_link_down(&node);
         state.dialer.unlinked(Instant::now(), &node, why, self.random());
         self.with_joins(|joins, _, out| joins.handle_link_down(&node, out));
-        self.counters.frames_dropped_link_down.add(neighbour.outbox.close() as u64);
+        let queued = neighbour.outbox.close() + neighbour.realtime.close();
+        self.counters.frames_dropped_link_down.add(queued as u64);
         self.counters.links_down.one();
         self.events.push(Event::LinkDown { node });
         self.room.changed();

@@ -20,6 +20,8 @@ mod link_kit;
 #[cfg(feature = "link")]
 mod link_neighbours;
 #[cfg(feature = "link")]
+mod link_realtime;
+#[cfg(feature = "link")]
 mod link_streams;
 #[cfg(feature = "link")]
 mod noise;
@@ -39,6 +41,8 @@ mod sim_nodes;
 mod sim_pace;
 #[cfg(feature = "sim")]
 mod sim_quinn;
+#[cfg(feature = "sim")]
+mod sim_realtime;
 #[cfg(feature = "sim")]
 mod sim_weather;
 #[cfg(feature = "link")]

@@ -13,7 +13,7 @@ use net_transport::{
 
 use crate::pair::mesh;
 
-const MS: Duration = Duration::from_millis(1);
+pub(crate) const MS: Duration = Duration::from_millis(1);
 const FRAME_LEN: usize = 10_000;
 const FAST: u64 = 10_000_000;
 /// What one that is slow may cost the others: the tenth of a second, one part in a hundred of the time, and the round
@@ -22,7 +22,7 @@ fn allowed(alone: Duration) -> Duration {
     alone + 100 * MS + alone / 100 + 25 * MS
 }
 
-fn pair(n: u8) -> Pair {
+pub(crate) fn pair(n: u8) -> Pair {
     Pair { channel: [n; 32], origin: [n ^ 0x55; 32] }
 }
 
@@ -30,7 +30,7 @@ fn address(node: usize) -> SocketAddr {
     ([10, 0, 0, u8::try_from(node + 1).unwrap()], 4433).into()
 }
 
-fn ip(node: usize) -> IpAddr {
+pub(crate) fn ip(node: usize) -> IpAddr {
     address(node).ip()
 }
 
@@ -52,32 +52,32 @@ async fn bind(net: &SimNet, node: usize) -> (Endpoint, Inbox) {
     Endpoint::bind(keys(net, node), mesh(1), Arc::new(OpenAdmission), config).await.unwrap()
 }
 
-fn frame(pair: Pair, seq: u64) -> Bytes {
+pub(crate) fn frame(pair: Pair, seq: u64, len: usize) -> Bytes {
     let (channel, origin) = pair.prefix();
     let mut header = Header::new(Kind::Batch);
     header.set_channel(channel);
     header.set_origin(origin);
     header.set_seq(seq);
-    header.set_payload_len(u32::try_from(FRAME_LEN).unwrap());
-    [header.as_bytes(), &[7; FRAME_LEN][..]].concat().into()
+    header.set_payload_len(u32::try_from(len).unwrap());
+    [&header.as_bytes()[..], &vec![7; len]].concat().into()
 }
 
 /// A node that has joined, and the seqs that it got.
-struct Subscriber {
-    endpoint: Endpoint,
+pub(crate) struct Subscriber {
+    pub(crate) endpoint: Endpoint,
     got: Arc<Mutex<Vec<(u64, u64)>>>,
 }
 
 /// One origin, and subscribers whose wires from it carry so many bytes a second.
-struct World {
+pub(crate) struct World {
     net: SimNet,
-    origin: Endpoint,
+    pub(crate) origin: Endpoint,
     _inbox: Inbox,
-    subscribers: Vec<Subscriber>,
+    pub(crate) subscribers: Vec<Subscriber>,
 }
 
 impl World {
-    async fn start(net: SimNet, pairs: &[Pair], rates: &[u64]) -> Self {
+    pub(crate) async fn start(net: SimNet, pairs: &[Pair], rates: &[u64]) -> Self {
         for (n, rate) in rates.iter().enumerate() {
             // Nothing is lost on it: a link that finds out how much it may send stands still for longer than is waited.
             let (bytes_per_second, latency, queue_bytes) = (Some(*rate), 5 * MS, 64 << 20);
@@ -99,9 +99,15 @@ impl World {
         let mut skipped = 0;
         for seq in 0..frames {
             self.origin.room(&pair).await;
-            skipped += u64::from(self.origin.publish(&pair, frame(pair, seq)).skipped);
+            skipped += u64::from(self.origin.publish(&pair, frame(pair, seq, FRAME_LEN)).skipped);
         }
         skipped
+    }
+
+    /// The seqs of a pair that a subscriber has got.
+    pub(crate) fn seqs(&self, subscriber: usize, pair: Pair) -> Vec<u64> {
+        let got = self.subscribers[subscriber].got.lock().unwrap();
+        got.iter().filter(|(channel, _)| *channel == pair.prefix().0).map(|(_, seq)| *seq).collect()
     }
 
     fn count(&self, subscriber: usize) -> usize {
@@ -291,7 +297,7 @@ fn own_subscriber_that_is_alone_loses_nothing_to_speed() {
             async move {
                 for seq in 0..2000 {
                     origin.room(&pair(1)).await;
-                    assert_eq!(origin.publish(&pair(1), frame(pair(1), seq)).skipped, 0, "frame {seq}");
+                    assert_eq!(origin.publish(&pair(1), frame(pair(1), seq, FRAME_LEN)).skipped, 0, "frame {seq}");
                 }
             }
         });
