@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
 
 use crate::fair::FairQueue;
 use crate::outbox::RoomSignal;
@@ -151,17 +152,29 @@ impl fmt::Debug for Frame {
 struct Room {
     queue: Arc<FrameQueue>,
     bytes: usize,
-    /// The frame is of this node itself.
-    own: bool,
+    of: Part,
+}
+
+/// Whose part of the inbox a frame takes.
+enum Part {
+    /// That of a neighbour, which has so much at most.
+    Neighbour(Arc<Semaphore>),
+    /// That of this node's own frames.
+    Own,
+    /// None: realtime frames are bounded where they wait.
+    None,
 }
 
 impl Room {
     fn release(&mut self) {
         let bytes = std::mem::take(&mut self.bytes);
-        if !self.own {
-            self.queue.room.add_permits(bytes);
-        } else if self.queue.own.sub(bytes) {
-            self.queue.own_room.changed();
+        match &self.of {
+            Part::Neighbour(part) => {
+                self.queue.room.add_permits(bytes);
+                part.add_permits(bytes);
+            }
+            Part::Own if self.queue.own.sub(bytes) => self.queue.own_room.changed(),
+            Part::Own | Part::None => {}
         }
     }
 }
@@ -242,7 +255,8 @@ impl FrameReceiver {
     }
 
     fn refill(&mut self) {
-        std::mem::swap(&mut self.local, &mut lock(&self.queue.state).frames);
+        let mut state = lock(&self.queue.state);
+        self.local.extend(std::iter::from_fn(|| state.frames.pop()).take(REFILL));
     }
 
     /// Waits until frames may be there; false when none will ever be.
@@ -276,7 +290,7 @@ impl Drop for FrameReceiver {
         state.frames.clear();
         state.realtime.clear();
         drop(state);
-        self.queue.room.close();
+        self.queue.closed.cancel();
     }
 }
 
@@ -286,16 +300,20 @@ pub(crate) struct FrameQueue {
     ready: Notify,
     /// Bytes that are free for frames of neighbours.
     room: Semaphore,
+    limit_bytes: usize,
     /// Bytes of this node's own frames: they have a part of their own, so that nobody who floods the inbox keeps them out.
     own: Gauge,
     /// Told when there is room for own frames.
     own_room: Arc<RoomSignal>,
     /// Realtime frames are there.
     realtime: AtomicBool,
+    /// Nobody takes frames any more.
+    closed: CancellationToken,
 }
 
 struct QueueState {
-    frames: VecDeque<Frame>,
+    /// Each neighbour has its turn, so that nobody waits for what another floods it with.
+    frames: FairQueue<NodeId, Frame>,
     /// Realtime frames, which wait for nobody and for which nobody waits.
     realtime: FairQueue<NodeId, Frame>,
     closed: bool,
@@ -304,6 +322,8 @@ struct QueueState {
 /// Bytes of received realtime frames that the layer above has not taken; beyond them the oldest go.
 const REALTIME_BYTES: usize = 4 << 20;
 
+/// Frames that are taken from the queue at once; what comes after them has its turn among the next.
+const REFILL: usize = 128;
 /// What a frame takes of the inbox beside its bytes: so that tiny frames are bounded in number.
 const FRAME_OVERHEAD: usize = 128;
 
@@ -315,15 +335,17 @@ impl FrameQueue {
     pub(crate) fn new(limit_bytes: usize, own_room: Arc<RoomSignal>) -> (Arc<Self>, FrameReceiver) {
         let queue = Arc::new(Self {
             state: Mutex::new(QueueState {
-                frames: VecDeque::new(),
+                frames: FairQueue::new(usize::MAX),
                 realtime: FairQueue::new(REALTIME_BYTES),
                 closed: false,
             }),
             ready: Notify::new(),
             room: Semaphore::new(limit_bytes.min(Semaphore::MAX_PERMITS)),
+            limit_bytes,
             own: Gauge::new(limit_bytes / 4),
             own_room,
             realtime: AtomicBool::new(false),
+            closed: CancellationToken::new(),
         });
         (queue.clone(), FrameReceiver { queue, local: VecDeque::new() })
     }
@@ -332,12 +354,19 @@ impl FrameQueue {
         frames.iter().map(|bytes| bytes.len() + FRAME_OVERHEAD).sum()
     }
 
-    /// Hands all `frames` over if there is room for them now; otherwise they stay where they are.
-    pub(crate) fn try_push(self: &Arc<Self>, from: NodeId, frames: &mut Vec<BytesMut>) -> bool {
+    /// The part of one neighbour: half of all, so that one that floods the inbox leaves room for others.
+    pub(crate) fn part(&self) -> Arc<Semaphore> {
+        Arc::new(Semaphore::new((self.limit_bytes / 2).min(Semaphore::MAX_PERMITS)))
+    }
+
+    /// Hands all `frames` of a neighbour over if there is room for them now; otherwise they stay where they are.
+    pub(crate) fn try_push(self: &Arc<Self>, from: NodeId, part: &Arc<Semaphore>, frames: &mut Vec<BytesMut>) -> bool {
         let cost = u32::try_from(Self::cost(frames)).unwrap_or(u32::MAX);
-        let Ok(permit) = self.room.try_acquire_many(cost) else { return false };
-        permit.forget();
-        self.append(from, frames, false);
+        let Ok(of_part) = part.try_acquire_many(cost) else { return false };
+        let Ok(of_all) = self.room.try_acquire_many(cost) else { return false };
+        of_part.forget();
+        of_all.forget();
+        self.append(from, frames.drain(..), || Part::Neighbour(part.clone()));
         true
     }
 
@@ -346,7 +375,7 @@ impl FrameQueue {
         let fill = self.own.check();
         if fill == Fill::Taken {
             self.own.add(frame.len() + FRAME_OVERHEAD);
-            self.append(me, &mut vec![frame], true);
+            self.append(me, [frame], || Part::Own);
         }
         fill
     }
@@ -356,19 +385,48 @@ impl FrameQueue {
         &self.own
     }
 
-    /// Hands all `frames` over as soon as there is room for them.
-    pub(crate) async fn push(self: &Arc<Self>, from: NodeId, frames: &mut Vec<BytesMut>) -> Result<(), InboxClosed> {
-        let cost = u32::try_from(Self::cost(frames)).unwrap_or(u32::MAX);
-        self.room.acquire_many(cost).await.map_err(|_| InboxClosed)?.forget();
-        self.append(from, frames, false);
+    /// Hands all `frames` of a neighbour over as soon as there is room for them.
+    pub(crate) async fn push(
+        self: &Arc<Self>,
+        from: NodeId,
+        part: &Arc<Semaphore>,
+        frames: &mut Vec<BytesMut>,
+    ) -> Result<(), InboxClosed> {
+        while !frames.is_empty() {
+            // Many small frames may take more than there will ever be room for at once.
+            let mut cost = 0;
+            let fits = |frame: &&BytesMut| {
+                cost += Self::cost(std::slice::from_ref(*frame));
+                cost <= self.limit_bytes / 4
+            };
+            let count = frames.iter().take_while(fits).count().max(1);
+            self.acquire(part, Self::cost(&frames[..count])).await?;
+            self.append(from, frames.drain(..count), || Part::Neighbour(part.clone()));
+        }
         Ok(())
+    }
+
+    /// First of its own part: who waits for that does not stand in the way of others.
+    async fn acquire(&self, part: &Semaphore, cost: usize) -> Result<(), InboxClosed> {
+        let cost = u32::try_from(cost).unwrap_or(u32::MAX);
+        let acquired = async {
+            let of_part = part.acquire_many(cost).await.ok()?;
+            self.room.acquire_many(cost).await.ok()?.forget();
+            of_part.forget();
+            Some(())
+        };
+        tokio::select! {
+            biased;
+            () = self.closed.cancelled() => Err(InboxClosed),
+            acquired = acquired => acquired.ok_or(InboxClosed),
+        }
     }
 
     /// Hands a realtime frame over; gives how many older ones had to go for it.
     pub(crate) fn push_realtime(self: &Arc<Self>, from: NodeId, bytes: BytesMut) -> usize {
         let cost = bytes.len() + FRAME_OVERHEAD;
         // It takes no room of the others.
-        let room = Room { queue: self.clone(), bytes: 0, own: false };
+        let room = Room { queue: self.clone(), bytes: 0, of: Part::None };
         let mut state = lock(&self.state);
         if state.closed {
             return 0;
@@ -380,14 +438,14 @@ impl FrameQueue {
         dropped
     }
 
-    fn append(self: &Arc<Self>, from: NodeId, frames: &mut Vec<BytesMut>, own: bool) {
+    fn append(self: &Arc<Self>, from: NodeId, frames: impl IntoIterator<Item = BytesMut>, of: impl Fn() -> Part) {
         let mut state = lock(&self.state);
-        for bytes in frames.drain(..) {
+        for bytes in frames {
             debug_assert_eq!(bytes.as_ptr().align_offset(16), 0, "allocations start at a multiple of 16 bytes");
-            let room = Room { queue: self.clone(), bytes: bytes.len() + FRAME_OVERHEAD, own };
-            let frame = Frame { from, bytes, room };
+            let cost = bytes.len() + FRAME_OVERHEAD;
+            let room = Room { queue: self.clone(), bytes: cost, of: of() };
             if !state.closed {
-                state.frames.push_back(frame);
+                state.frames.push(from, cost, Frame { from, bytes, room });
             }
         }
         drop(state);
@@ -397,7 +455,7 @@ impl FrameQueue {
     /// No more frames will come; what is queued can still be received.
     pub(crate) fn close(&self) {
         lock(&self.state).closed = true;
-        self.room.close();
+        self.closed.cancel();
         self.ready.notify_one();
     }
 }
@@ -467,19 +525,48 @@ mod tests {
 
     #[tokio::test]
     async fn room_comes_back_when_a_frame_is_dropped_or_released() {
-        let (queue, mut receiver) = FrameQueue::new(1000, Arc::default());
-        let from = NodeId::from_bytes([1; 32]);
+        let (queue, mut receiver) = FrameQueue::new(2000, Arc::default());
+        let (from, part) = (NodeId::from_bytes([1; 32]), queue.part());
         let mut batch = vec![frame(300), frame(300)];
-        assert!(queue.try_push(from, &mut batch) && batch.is_empty());
+        assert!(queue.try_push(from, &part, &mut batch) && batch.is_empty());
         let mut more = vec![frame(300)];
-        assert!(!queue.try_push(from, &mut more) && more.len() == 1);
+        assert!(!queue.try_push(from, &part, &mut more) && more.len() == 1);
         let mut first = receiver.recv().await.expect("two frames are queued");
         first.release();
-        assert!(queue.try_push(from, &mut more));
+        assert!(queue.try_push(from, &part, &mut more));
         drop(first);
-        assert!(!queue.try_push(from, &mut vec![frame(300)]));
+        assert!(!queue.try_push(from, &part, &mut vec![frame(300)]));
         drop(receiver.recv().await);
-        assert!(queue.try_push(from, &mut vec![frame(300)]));
+        assert!(queue.try_push(from, &part, &mut vec![frame(300)]));
+    }
+
+    #[tokio::test]
+    async fn neighbour_that_floods_the_inbox_leaves_room_and_turns_for_others() {
+        let (queue, mut receiver) = FrameQueue::new(100_000, Arc::default());
+        let (a, b) = (NodeId::from_bytes([1; 32]), NodeId::from_bytes([2; 32]));
+        let (part_a, part_b) = (queue.part(), queue.part());
+        let taken = (0..1000).take_while(|_| queue.try_push(a, &part_a, &mut vec![frame(372)])).count();
+        assert_eq!(taken, 100, "half of the inbox");
+        for _ in 0..50 {
+            assert!(queue.try_push(b, &part_b, &mut vec![frame(372)]));
+        }
+        let mut frames = Vec::new();
+        receiver.recv_many(&mut frames, 100).await;
+        assert_eq!(frames.iter().filter(|frame| frame.from == b).count(), 50, "each has its turn");
+    }
+
+    #[tokio::test]
+    async fn more_small_frames_than_the_inbox_holds_go_over_in_pieces() {
+        let (queue, mut receiver) = FrameQueue::new(1000, Arc::default());
+        let (from, part) = (NodeId::from_bytes([1; 32]), queue.part());
+        let pushed = tokio::spawn({
+            let queue = queue.clone();
+            async move { queue.push(from, &part, &mut (0..100).map(|_| frame(64)).collect()).await }
+        });
+        for _ in 0..100 {
+            assert!(receiver.recv().await.is_some());
+        }
+        assert_eq!(pushed.await.expect("it ends"), Ok(()));
     }
 
     #[tokio::test]
@@ -487,14 +574,17 @@ mod tests {
         let signal = Arc::new(RoomSignal::default());
         let (queue, mut receiver) = FrameQueue::new(8000, signal.clone());
         let me = NodeId::from_bytes([1; 32]);
-        assert!(queue.try_push(NodeId::from_bytes([2; 32]), &mut vec![frame(7800)]), "a neighbour fills the inbox");
+        for n in [2, 3] {
+            let neighbour = NodeId::from_bytes([n; 32]);
+            assert!(queue.try_push(neighbour, &queue.part(), &mut vec![frame(3800)]), "others fill the inbox");
+        }
         let taken = (0..20).take_while(|_| queue.push_own(me, frame(372)) == Fill::Taken).count();
         assert_eq!((taken, queue.own().standing()), (4, Standing::Full));
         let room = signal.waiting();
         tokio::pin!(room);
         room.as_mut().enable();
-        // That of the neighbour, and two of its own.
-        for _ in 0..3 {
+        // Those of the neighbours, and two of its own.
+        for _ in 0..4 {
             drop(receiver.recv().await);
         }
         room.await;
@@ -505,11 +595,13 @@ mod tests {
     async fn realtime_frames_go_first_and_the_oldest_of_who_has_most_are_dropped() {
         let (queue, mut receiver) = FrameQueue::new(1000, Arc::default());
         let (a, b) = (NodeId::from_bytes([1; 32]), NodeId::from_bytes([2; 32]));
-        queue.try_push(a, &mut vec![frame(64)]);
+        let part = queue.part();
+        assert!(queue.try_push(a, &part, &mut vec![frame(64)]));
         assert_eq!(queue.push_realtime(b, frame(100)), 0);
         let dropped: usize = (0..100).map(|_| queue.push_realtime(a, frame(100_000))).sum();
         assert!(dropped > 50, "a flood is bounded: {dropped}");
-        assert!(!queue.try_push(a, &mut vec![frame(900)]), "and takes no room of others, nor gives it any");
+        assert!(!queue.try_push(a, &part, &mut vec![frame(300)]), "it gives no room");
+        assert!(queue.try_push(a, &part, &mut vec![frame(100)]), "and takes none");
         let mut frames = Vec::new();
         assert_eq!(receiver.recv_many(&mut frames, 3).await, 3);
         let seen: Vec<_> = frames.iter().map(|frame| (frame.from, frame.bytes.len())).collect();
@@ -518,25 +610,32 @@ mod tests {
         while receiver.try_recv().is_some() {
             rest += 1;
         }
-        assert_eq!(rest, 100 - dropped - 2 + 1);
+        assert_eq!(rest, 100 - dropped - 2 + 2);
     }
 
     #[tokio::test]
     async fn closed_queue_ends_after_its_last_frame() {
         let (queue, mut receiver) = FrameQueue::new(1000, Arc::default());
-        queue.try_push(NodeId::from_bytes([1; 32]), &mut vec![frame(64)]);
+        queue.try_push(NodeId::from_bytes([1; 32]), &queue.part(), &mut vec![frame(64)]);
         queue.close();
         assert!(receiver.recv().await.is_some());
         assert!(receiver.recv().await.is_none());
-        assert!(queue.push(NodeId::from_bytes([1; 32]), &mut vec![frame(64)]).await.is_err());
+        assert!(queue.push(NodeId::from_bytes([1; 32]), &queue.part(), &mut vec![frame(64)]).await.is_err());
     }
 
     #[tokio::test]
     async fn dropped_receiver_does_not_leave_lanes_waiting() {
-        let (queue, receiver) = FrameQueue::new(200, Arc::default());
-        queue.try_push(NodeId::from_bytes([1; 32]), &mut vec![frame(64)]);
+        let (queue, receiver) = FrameQueue::new(500, Arc::default());
+        let (from, part) = (NodeId::from_bytes([1; 32]), queue.part());
+        assert!(queue.try_push(from, &part, &mut vec![frame(64)]));
+        let waiting = tokio::spawn({
+            let (queue, part) = (queue.clone(), part.clone());
+            async move { queue.push(from, &part, &mut vec![frame(64)]).await }
+        });
+        tokio::task::yield_now().await;
         drop(receiver);
-        assert_eq!(queue.push(NodeId::from_bytes([1; 32]), &mut vec![frame(64)]).await, Err(InboxClosed));
+        assert_eq!(waiting.await.expect("it ends"), Err(InboxClosed));
+        assert_eq!(queue.push(from, &part, &mut vec![frame(64)]).await, Err(InboxClosed));
     }
 
     #[tokio::test]

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::NodeId;
 use crate::link::Link;
@@ -22,6 +22,8 @@ pub(crate) struct Neighbour {
     pub(crate) boot: [u8; 8],
     pub(crate) outbox: Outbox,
     pub(crate) realtime: RealtimeOut,
+    /// Its part of the inbox.
+    pub(crate) inbox: Arc<Semaphore>,
     pub(crate) counters: NeighbourCounters,
     links: Mutex<Links>,
     lanes: [LaneIn; LANES],
@@ -62,12 +64,13 @@ struct LaneIn {
 }
 
 impl Neighbour {
-    pub(crate) fn new(link: Arc<Link>, queue_bytes: usize) -> Self {
+    pub(crate) fn new(link: Arc<Link>, queue_bytes: usize, inbox: Arc<Semaphore>) -> Self {
         Self {
             node: link.node,
             boot: link.boot,
             outbox: Outbox::new(queue_bytes),
             realtime: RealtimeOut::default(),
+            inbox,
             counters: NeighbourCounters::default(),
             links: Mutex::new(Links { current: link, draining: Vec::new() }),
             lanes: std::array::from_fn(|_| LaneIn::default()),

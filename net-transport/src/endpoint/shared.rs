@@ -268,7 +268,7 @@ impl Shared {
             self.counters.links_refused_full.one();
             return Err(CloseCode::LINKS_MAX);
         }
-        let neighbour = Arc::new(Neighbour::new(link.clone(), self.config.limits.queue_bytes));
+        let neighbour = Arc::new(Neighbour::new(link.clone(), self.config.limits.queue_bytes, self.frames.part()));
         state.neighbours.insert(link.node, neighbour.clone());
         // Where an accepted connection comes from need not be where its node can be dialled.
         let at = link.dial.mine().then(|| crate::socket::canonical(link.connection.remote_address()));

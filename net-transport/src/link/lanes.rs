@@ -210,10 +210,10 @@ async fn hand_over(shared: &Arc<Shared>, neighbour: &Neighbour, link: &Link, fra
         return;
     }
     let (count, bytes) = (frames.len() as u64, frames.iter().map(|frame| frame.len() as u64).sum());
-    if !shared.frames.try_push(link.node, frames) {
+    if !shared.frames.try_push(link.node, &neighbour.inbox, frames) {
         shared.counters.lanes_stalled.one();
         link.set_stalled(true);
-        let pushed = shared.frames.push(link.node, frames).await;
+        let pushed = shared.frames.push(link.node, &neighbour.inbox, frames).await;
         link.set_stalled(false);
         if pushed.is_err() {
             // Nobody takes frames any more; the lane is read on so that nothing else stands still.
@@ -274,7 +274,7 @@ pub(super) async fn datagrams(shared: &Arc<Shared>, neighbour: &Arc<Neighbour>, 
             continue;
         }
         let len = datagram.len() as u64;
-        if shared.frames.try_push(link.node, &mut vec![BytesMut::from(&datagram[..])]) {
+        if shared.frames.try_push(link.node, &neighbour.inbox, &mut vec![BytesMut::from(&datagram[..])]) {
             shared.counters.frames_received.one();
             shared.counters.bytes_received.add(len);
             neighbour.counters.frames_received.one();

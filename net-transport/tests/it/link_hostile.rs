@@ -317,6 +317,77 @@ async fn peer_that_never_reads_its_lanes_costs_bounded_memory_and_holds_up_nobod
 }
 
 #[tokio::test]
+async fn neighbour_that_floods_frames_does_not_starve_another() {
+    let (mut a, b) = linked(1, 2).await;
+    let raw = RawPeer::link(3, &mut a).await;
+    b.endpoint.serve(pair(100));
+    a.endpoint.join(pair(100), b.id());
+    a.joined(pair(100)).await;
+    // Eight lanes that never have enough.
+    let mut floods = Vec::new();
+    for n in 0..8 {
+        a.endpoint.join(pair(n), raw.id);
+        let mut lane = raw.lane(crate::link_kit::normal_lane(pair(n)), 0).await;
+        floods.push(tokio::spawn(async move {
+            for seq in 0.. {
+                if lane.write_all(&crate::link_kit::frame(pair(n), seq, 1000)).await.is_err() {
+                    return;
+                }
+            }
+        }));
+    }
+    eventually("the inbox is full", || a.metrics().lanes_stalled > 0).await;
+    for seq in 0..100 {
+        assert_eq!(b.endpoint.publish(&pair(100), crate::link_kit::frame(pair(100), seq, 1000)).links, 1);
+    }
+    // It has room for them, although nothing has been read.
+    let of_b = || {
+        a.endpoint.peers().into_iter().find_map(|peer| match peer.state {
+            PeerState::Linked { frames_received, .. } if peer.node == b.id() => Some(frames_received),
+            _ => None,
+        })
+    };
+    eventually("they are in the inbox", || of_b() == Some(100)).await;
+    let (mut honest, mut flood) = (0, 0);
+    while honest < 100 {
+        if a.frame().await.from == b.id() { honest += 1 } else { flood += 1 }
+    }
+    assert!(flood <= 101, "each has its turn: {flood} frames of the flood before a hundred others");
+    floods.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test]
+async fn neighbour_that_floods_control_messages_does_not_starve_another() {
+    let (mut a, mut b) = linked(1, 2).await;
+    let raw = RawPeer::link(3, &mut a).await;
+    a.endpoint.serve(pair(1));
+    let flood = tokio::spawn(async move {
+        // Joins, unjoins, fullness, and adverts that nobody believes, as fast as they go.
+        let mut bytes = Vec::new();
+        for body in [about(3, pair(1)), about(7, pair(1)), about(5, pair(1)), about(3, pair(9)), vec![2, 1, 9]] {
+            bytes.extend(u16::try_from(body.len()).expect("short").to_le_bytes());
+            bytes.extend(body);
+        }
+        let bytes = bytes.repeat(100);
+        let (mut send, mut recv) = raw.control;
+        let read = tokio::spawn(async move { while let Ok(Some(_)) = recv.read_chunk(1 << 20, true).await {} });
+        while send.write_all(&bytes).await.is_ok() {}
+        read.abort();
+    });
+    eventually("it floods", || a.metrics().control_messages_received > 5000).await;
+    let drain = tokio::spawn(async move {
+        // The layer above takes events; or nobody would be heard.
+        loop {
+            a.event("something", |_| Some(())).await;
+        }
+    });
+    b.endpoint.join(pair(1), keys(1).id());
+    b.joined(pair(1)).await;
+    flood.abort();
+    drain.abort();
+}
+
+#[tokio::test]
 async fn forged_seqs_pass_as_they_are_and_change_nothing() {
     let mut a = Node::start(1).await;
     let raw = RawPeer::link(3, &mut a).await;
