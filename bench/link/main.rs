@@ -126,6 +126,9 @@ struct Row {
     runs: Vec<Run>,
     /// Rate against the peer's of the same round.
     ratios: Vec<f64>,
+    /// The same by the time that the busier of the two processes took of its core, which others that want the core do not
+    /// change: what the rate would be, were the machine quiet.
+    core_ratios: Vec<f64>,
 }
 
 impl Row {
@@ -138,8 +141,10 @@ impl Row {
 fn compare(args: &Args) -> Result<()> {
     let kinds: &[Kind] =
         if args.mtu == ENDPOINT_MTU { &[Kind::Ours, Kind::Bare, Kind::Peer] } else { &[Kind::Bare, Kind::Peer] };
-    let mut rows: Vec<Row> =
-        kinds.iter().map(|kind| Row { kind: *kind, runs: Vec::new(), ratios: Vec::new() }).collect();
+    let mut rows: Vec<Row> = kinds
+        .iter()
+        .map(|kind| Row { kind: *kind, runs: Vec::new(), ratios: Vec::new(), core_ratios: Vec::new() })
+        .collect();
     let mut machine = Machine::now()?;
     for round in 0..args.pairs {
         // Who goes first changes, so that a machine that warms up or slows down favours nobody.
@@ -148,16 +153,18 @@ fn compare(args: &Args) -> Result<()> {
             let run = one_run(rows[row].kind, args)?;
             rows[row].runs.push(run);
         }
-        let peer = rows.iter().find(|row| row.kind == Kind::Peer).and_then(|row| row.runs.last()).map(|run| run.rate);
+        let peer = rows.iter().find(|row| row.kind == Kind::Peer).and_then(|row| row.runs.last()).copied();
         let peer = peer.context("every round has a run of the peer")?;
         let mut line = format!("round {}:", round + 1);
         for row in &mut rows {
-            let Run { rate, send_cpu, receive_cpu } = *row.runs.last().context("every round has a run of everyone")?;
-            row.ratios.push(rate / peer);
+            let run = *row.runs.last().context("every round has a run of everyone")?;
+            let Run { rate, send_cpu, receive_cpu } = run;
+            row.ratios.push(rate / peer.rate);
+            row.core_ratios.push(peer.busier() / run.busier());
             line += &format!(
                 " {} {rate:.0} MB/s ({:.3}), {send_cpu:.0} + {receive_cpu:.0} ns/KB;",
                 row.kind.name(),
-                rate / peer
+                rate / peer.rate
             );
         }
         eprintln!("{line}");
@@ -194,6 +201,13 @@ struct Run {
     send_cpu: f64,
     /// Nanoseconds of a core that the receiver took for each KB.
     receive_cpu: f64,
+}
+
+impl Run {
+    /// Nanoseconds of a core for each KB of the process that took more.
+    fn busier(&self) -> f64 {
+        self.send_cpu.max(self.receive_cpu)
+    }
 }
 
 /// A receiver and a sender.

@@ -55,6 +55,7 @@ pub(crate) fn as_json(rows: &[Row], machine: &Machine, args: &Args) -> Value {
             "send_ns_per_kb": row.of(|run| run.send_cpu).json(),
             "receive_ns_per_kb": row.of(|run| run.receive_cpu).json(),
             "ratios": row.ratios, "ratio": Quartiles::of(&row.ratios).json(),
+            "core_ratios": row.core_ratios, "core_ratio": Quartiles::of(&row.core_ratios).json(),
         });
     }
     out
@@ -73,14 +74,26 @@ pub(crate) fn as_table(rows: &[Row], machine: &Machine, args: &Args) -> Result<S
         machine.load.0,
         machine.load.1,
     )?;
-    writeln!(out, "| over | MB/s | of the peer, in the same round | ns of a core for each KB to send | to receive |")?;
-    writeln!(out, "|---|---:|---:|---:|---:|")?;
+    writeln!(
+        out,
+        "| over | MB/s | of the peer, in the same round | by core time | ns of a core for each KB to send | to receive |"
+    )?;
+    writeln!(out, "|---|---:|---:|---:|---:|---:|")?;
     for row in rows {
         let (rate, ratio) = (row.of(|run| run.rate), Quartiles::of(&row.ratios));
         let (send, receive) = (row.of(|run| run.send_cpu), row.of(|run| run.receive_cpu));
-        writeln!(out, "| {}: {} | {rate} | {ratio:.3} | {send} | {receive} |", row.kind.name(), row.kind.says())?;
+        let core = Quartiles::of(&row.core_ratios);
+        let (name, says) = (row.kind.name(), row.kind.says());
+        writeln!(out, "| {name}: {says} | {rate} | {ratio:.3} | {core:.3} | {send} | {receive} |")?;
     }
-    writeln!(out, "\nMedian and quartiles; the ratio is taken within each round, whose runs follow one another.")?;
+    writeln!(
+        out,
+        "\nMedian and quartiles; ratios are taken within each round, whose runs follow one another. That by core time"
+    )?;
+    writeln!(
+        out,
+        "compares what the busier process took of its core for each KB, which others that want the core do not change."
+    )?;
     if machine.was_busy() {
         writeln!(out, "Others used the machine: these are no figures of record.")?;
     }
