@@ -65,6 +65,7 @@ mod headers;
 mod hlc;
 mod incarnation;
 mod keys;
+mod mutants;
 mod name;
 mod pattern;
 mod tick;
@@ -72,7 +73,7 @@ mod tick;
 pub use advert::{ADVERT_LEN_MAX, Advert, AdvertError, Class, VerifiedAdvert};
 pub use batch::{
     BATCH_BODY_LEN_MAX, BATCH_EVENTS_MAX, BatchBuilder, BatchError, BatchHash, EVENT_LEN_MAX, EventRef, KEY_LEN_MAX,
-    OpenBatch, OpenError, PARENTS_MAX, PushError, SEAL_LEN, SealError, SealParams, SealedBatch, SealedView,
+    OpenBatch, OpenError, PARENTS_MAX, PushError, SEAL_LEN, SealError, SealParams, SealedBatch, SealedView, Unopened,
     VerifiedSeal,
 };
 #[cfg(feature = "node")]
@@ -87,7 +88,9 @@ pub use codec::Json;
 pub use codec::Rkyv;
 pub use codec::{Codec, CodecError, Postcard};
 pub use context::CONTEXTS;
-pub use core::{Cursor, CursorError, Fork, From, Gap, Item, Restart, SeqRange, Source};
+pub use core::{
+    Cursor, CursorError, Fork, From, Gap, GapWhy, Item, Order, Restart, Sealed, SealedWhy, SeqRange, Source, Trimmed,
+};
 pub use equivocation::{EQUIVOCATION_LEN_MAX, Equivocation, EquivocationError};
 pub use event::{Dot, Event, EventBatch, Parent, Parents};
 pub use grant::{CLOCK_SKEW_S, GrantError, KEY_GRANT_LEN, KeyGrant};

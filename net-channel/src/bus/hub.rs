@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::{Bytes, BytesMut};
 use net_identity::Signer;
-use net_transport::{Endpoint, Event, Frame, FrameReceiver, NodeId, Pair};
+use net_transport::{Endpoint, Event, Frame, FrameReceiver, NodeId, Pair, PeerState};
 use tokio::sync::{Notify, broadcast, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -13,11 +13,10 @@ use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use crate::bus::environment::Environment;
-use crate::bus::given::Given;
 use crate::bus::producer::{Producer, lock};
 use crate::bus::streams;
 use crate::bus::subscription::Queue;
-use crate::core::{Action, Counters, From, Known, Message, Source, SubId, Subscriptions};
+use crate::core::{Action, Counters, From, Given, Known, Message, Order, Source, SubId, Subscriptions};
 use crate::{Advert, FloorFile, Pattern};
 
 /// What the hub, the handles and the streams share.
@@ -47,11 +46,29 @@ pub(crate) struct Reports {
 
 /// What handles ask of the hub.
 pub(crate) enum Command {
-    Subscribe { pattern: Pattern, from: From, queue: Arc<Queue>, id: oneshot::Sender<SubId> },
+    Subscribe {
+        pattern: Pattern,
+        from: From,
+        order: Order,
+        queue: Arc<Queue>,
+        id: oneshot::Sender<SubId>,
+    },
     Advert(Bytes),
-    Known { answer: oneshot::Sender<Vec<(Pair, Known)>> },
-    Counters { answer: oneshot::Sender<Counters> },
-    Lag { sub: SubId, answer: oneshot::Sender<Vec<(Arc<Source>, u64)>> },
+    /// A proof of equivocation that a neighbour passes on.
+    Proof {
+        from: NodeId,
+        body: BytesMut,
+    },
+    Known {
+        answer: oneshot::Sender<Vec<(Pair, Known)>>,
+    },
+    Counters {
+        answer: oneshot::Sender<Counters>,
+    },
+    Lag {
+        sub: SubId,
+        answer: oneshot::Sender<Vec<(Arc<Source>, u64)>>,
+    },
 }
 
 /// What comes from the streams that this node opened.
@@ -127,15 +144,16 @@ impl Hub {
 
     fn handle_command(&mut self, command: Command) {
         match command {
-            Command::Subscribe { pattern, from, queue, id } => {
+            Command::Subscribe { pattern, from, order, queue, id } => {
                 let sub = self.next_sub;
                 self.next_sub += 1;
                 if id.send(sub).is_ok() {
                     self.queues.insert(sub, queue);
-                    self.subscriptions.subscribe(now(), sub, pattern, from);
+                    self.subscriptions.subscribe(now(), sub, pattern, from, order);
                 }
             }
             Command::Advert(bytes) => self.handle_advert(&bytes),
+            Command::Proof { from, body } => self.handle_input(PeerInput::Message { from, body }),
             // Whoever asked may have gone; then there is nobody to tell.
             Command::Known { answer } => {
                 let known = self.subscriptions.known().map(|(pair, known)| (*pair, known.clone())).collect();
@@ -162,6 +180,7 @@ impl Hub {
             }
             Event::Joined { pair, .. } => self.subscriptions.handle_joined(now(), pair),
             Event::Unjoined { pair, .. } => self.subscriptions.handle_unjoined(now(), pair),
+            Event::LinkUp { node, .. } => self.subscriptions.handle_neighbour(node),
             Event::LinkDown { node } => {
                 self.outboxes.remove(&node);
                 self.subscriptions.handle_peer_lost(now(), &node);
@@ -225,6 +244,11 @@ impl Hub {
                 Action::Full { pair, full } => self.inner.endpoint.set_full(&pair, full),
                 Action::Send { to, message } if to == self.inner.endpoint.id() => self.send_to_self(&message),
                 Action::Send { to, message } => self.send(to, message),
+                Action::SendAll { message } => {
+                    let peers = self.inner.endpoint.peers().into_iter();
+                    let linked = peers.filter(|peer| matches!(peer.state, PeerState::Linked { .. }));
+                    linked.for_each(|peer| self.send(peer.node, message.clone()));
+                }
             }
         }
     }

@@ -3,7 +3,6 @@
 mod channel;
 mod environment;
 mod gate;
-mod given;
 mod hub;
 mod producer;
 mod receipt;
@@ -31,10 +30,9 @@ pub use subscription::{SubscribeBuilder, SubscribeError, Subscription};
 pub use typed::{PublishValueError, TypedChannel, TypedItem, TypedSubscription};
 
 use crate::bus::channel::ChannelOptions;
-use crate::bus::given::Given;
 use crate::bus::hub::{Command, Hub, HubInputs, Inner, Reports};
 use crate::bus::producer::{Making, Producer, lock};
-use crate::core::{Counters, From, Known, Limits, PROTOCOL, Publisher, Source, SubId, Subscriptions};
+use crate::core::{Counters, From, Given, Known, Limits, Order, PROTOCOL, Publisher, Source, SubId, Subscriptions};
 use crate::{
     Advert, ChannelName, Class, FloorError, FloorFile, NameError, Pattern, PushError, SealError, SenderKey,
     SeqsExhausted, first_seq,
@@ -240,6 +238,7 @@ impl Bus {
             bus: self.clone(),
             pattern: Pattern::open(pattern, &self.inner.endpoint.id()),
             from: From::Live,
+            order: Order::Causal,
         }
     }
 
@@ -320,11 +319,16 @@ impl Bus {
         self.ask(Command::Lag { sub, answer }, lag).await.unwrap_or_default()
     }
 
-    pub(crate) async fn make_subscription(&self, pattern: Pattern, from: From) -> Result<Subscription, SubscribeError> {
+    pub(crate) async fn make_subscription(
+        &self,
+        pattern: Pattern,
+        from: From,
+        order: Order,
+    ) -> Result<Subscription, SubscribeError> {
         let (id, made) = oneshot::channel();
         let queue = Arc::default();
         let positions = if let From::Cursor(cursor) = &from { cursor.clone() } else { Default::default() };
-        let command = Command::Subscribe { pattern, from, queue: Arc::clone(&queue), id };
+        let command = Command::Subscribe { pattern, from, order, queue: Arc::clone(&queue), id };
         let id = self.ask(command, made).await.ok_or(SubscribeError::Closed)?;
         Ok(Subscription { id, bus: self.clone(), queue, taken: Default::default(), current: None, positions })
     }
@@ -353,7 +357,8 @@ impl Bus {
             let producer = Arc::new(Producer::new(Making {
                 name: name.clone(),
                 pair,
-                publisher: Publisher::new(pair, incarnation, key, now, options.cache_bytes_max),
+                class: options.class,
+                publisher: Publisher::new(pair, options.class, incarnation, key, now, options.cache_bytes_max),
                 signer: inner.signer.clone(),
                 grants: inner.grants.clone(),
                 environment: inner.environment.clone(),
@@ -366,6 +371,7 @@ impl Bus {
             producers.insert(pair, producer.clone());
             (producer, key, advert)
         };
+        inner.given.forget_named(&pair.channel);
         inner.endpoint.serve(pair);
         self.tell(key, advert).await;
         let run = producer.clone().run(inner.endpoint.clone(), inner.given.clone());
@@ -402,7 +408,7 @@ impl Bus {
         let mesh = inner.endpoint.mesh();
         let advert = Advert {
             name: producer.name.clone(),
-            class: Class::Reliable,
+            class: producer.class,
             visibility: options.visibility,
             capability: [0; 32],
             origin: producer.origin,

@@ -9,12 +9,13 @@ use tokio::sync::{broadcast, mpsc};
 use tokio::time::timeout;
 use tracing::debug;
 
-use crate::bus::hub::{Inner, PeerInput};
+use crate::EQUIVOCATION_LEN_MAX;
+use crate::bus::hub::{Command, Inner, PeerInput};
 use crate::bus::producer::lock;
 use crate::core::{MESSAGE_LEN_MAX, Message, PROTOCOL, RefusedWhy};
 
-/// The most bytes of one message of a subscriber: none of them carries batches.
-const REQUEST_LEN_MAX: usize = 4 << 10;
+/// The most bytes of one message of a subscriber: none of them carries batches, and a proof has two seals.
+const REQUEST_LEN_MAX: usize = EQUIVOCATION_LEN_MAX + 64;
 /// How long a message may take once it has begun.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -110,6 +111,11 @@ pub(crate) async fn run_incoming(inner: Arc<Inner>, node: NodeId, mut send: Send
             body = requests.recv() => {
                 let Some(body) = body else { break };
                 let Ok(message) = Message::decode(&body) else { break };
+                if matches!(message, Message::Equivocation { .. }) {
+                    // The hub is gone when the node was closed; then nobody here wants to know.
+                    let _ = inner.commands.send(Command::Proof { from: node, body }).await;
+                    continue;
+                }
                 let mut failed = false;
                 for answer in answer(&inner, node, &message) {
                     if send.write_all(&answer).await.is_err() {

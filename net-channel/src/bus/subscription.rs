@@ -10,9 +10,8 @@ use std::task::{Context, Poll, Waker};
 use futures_core::Stream;
 
 use crate::bus::Bus;
-use crate::bus::given::Head;
 use crate::bus::producer::lock;
-use crate::core::{Cursor, Delivery, From, Item, Source, SubId};
+use crate::core::{Cursor, Delivery, From, Head, Item, Order, SeqRange, Source, SubId};
 use crate::{Event, EventBatch, NameError, Pattern};
 
 /// How a subscription is made. Made by [`Bus::subscribe`]; awaiting it makes the subscription.
@@ -22,12 +21,19 @@ pub struct SubscribeBuilder {
     pub(crate) bus: Bus,
     pub(crate) pattern: Result<Pattern, NameError>,
     pub(crate) from: From,
+    pub(crate) order: Order,
 }
 
 impl SubscribeBuilder {
     /// Where to begin; the default is [`From::Live`].
     pub fn from(mut self, from: From) -> Self {
         self.from = from;
+        self
+    }
+
+    /// In which order; the default is [`Order::Causal`].
+    pub fn order(mut self, order: Order) -> Self {
+        self.order = order;
         self
     }
 }
@@ -39,7 +45,7 @@ impl IntoFuture for SubscribeBuilder {
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let pattern = self.pattern?;
-            self.bus.make_subscription(pattern, self.from).await
+            self.bus.make_subscription(pattern, self.from, self.order).await
         })
     }
 }
@@ -76,7 +82,9 @@ pub(crate) struct Reading {
     source: Arc<Source>,
     batch: Arc<EventBatch>,
     index: u16,
-    head: Arc<Head>,
+    late: Vec<SeqRange>,
+    /// Where it is noted as a cause of what this node publishes; events of realtime channels are nobody's causes.
+    head: Option<Arc<Head>>,
     cost: usize,
 }
 
@@ -177,19 +185,19 @@ impl Subscription {
                 std::mem::swap(&mut state.deliveries, &mut self.taken);
             }
             match self.taken.pop_front() {
-                Some(Delivery::Batch { source, batch, skip, cost }) => {
-                    let head = self.bus.given().head(source.pair.channel, source.origin);
+                Some(Delivery::Batch { source, batch, skip, late, cost }) => {
                     let seal = batch.open().seal();
-                    head.begin(seal.seq() + u64::from(skip), seal.hash(), seal.time());
-                    self.current = Some(Reading { source, batch, index: skip, head, cost });
+                    let head = (!seal.is_realtime()).then(|| self.bus.given().head(source.pair.channel, source.origin));
+                    if let Some(head) = &head {
+                        head.begin(seal, seal.seq() + u64::from(skip));
+                    }
+                    self.current = Some(Reading { source, batch, index: skip, late, head, cost });
                 }
                 Some(delivery @ Delivery::Item(_)) => {
                     self.queue.taken.fetch_add(delivery.cost(), Ordering::Relaxed);
                     let Delivery::Item(item) = delivery else { continue };
-                    match &item {
-                        Item::Gap(gap) => self.positions.set(gap.source.pair, gap.range.to),
-                        Item::Restart(restart) => self.positions.set(restart.source.pair, restart.incarnation),
-                        _ => {}
+                    if let Some((pair, next)) = item.moves_to() {
+                        self.positions.set(pair, next);
                     }
                     return Poll::Ready(Some(Ok(item)));
                 }
@@ -202,11 +210,18 @@ impl Subscription {
         let reading = self.current.as_mut()?;
         if let Some(event) = reading.batch.event(reading.index) {
             reading.index += 1;
-            reading.head.advance(event.seq());
-            return Some(event);
+            if let Some(head) = &reading.head {
+                head.advance(event.seq());
+            }
+            let late = reading.late.iter().any(|range| (range.from..range.to).contains(&event.seq()));
+            return Some(event.with_late(late));
         }
         let Reading { source, batch, cost, .. } = self.current.take()?;
-        self.positions.set(source.pair, batch.open().seal().next_seq());
+        let next = batch.open().seal().next_seq();
+        // What comes late lies behind the position.
+        if self.positions.next(&source.pair).is_none_or(|position| position < next) {
+            self.positions.set(source.pair, next);
+        }
         let taken = self.queue.taken.fetch_add(cost, Ordering::Relaxed) + cost;
         if taken >= REPORT_BYTES {
             self.report();

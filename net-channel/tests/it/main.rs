@@ -23,6 +23,8 @@ mod golden;
 mod grant;
 mod incarnation;
 mod malformed;
+mod oracle;
+mod sim_causal;
 mod sim_delivery;
 mod tick;
 mod world;

@@ -65,10 +65,15 @@ impl Position {
     /// Moves behind an item; says whether it is for this subscription.
     pub(crate) fn pass(&mut self, item: &ItemRow) -> bool {
         let (channel, origin, next, time_ms) = match item {
+            ItemRow::Event(e) if e.late => return true,
             ItemRow::Event(e) => (&e.channel, &e.origin, e.seq.saturating_add(1), e.time_ms),
-            ItemRow::Gap { channel, origin, to, .. } => (channel, origin, *to, u64::MAX),
+            // Causes that an event is delivered without may still come.
+            ItemRow::Gap { before: Some(_), .. } | ItemRow::Equivocation { .. } => return true,
+            ItemRow::Gap { channel, origin, to, .. } | ItemRow::Sealed { channel, origin, to, .. } => {
+                (channel, origin, *to, u64::MAX)
+            }
+            ItemRow::Trimmed { channel, origin, first, .. } => (channel, origin, *first, u64::MAX),
             ItemRow::Restart { channel, origin, incarnation, .. } => (channel, origin, *incarnation, u64::MAX),
-            ItemRow::Equivocation { .. } => return true,
         };
         let Some(pair) = self.pair(channel, origin) else { return true };
         self.cursor.set(pair, next);

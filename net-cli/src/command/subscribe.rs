@@ -167,9 +167,17 @@ impl Printer<'_> {
         let output = &self.output;
         match item {
             ItemRow::Event(event) => return output.line(line(output, event)),
-            ItemRow::Gap { channel, origin, from, to } => {
+            ItemRow::Gap { channel, origin, from, to, why, .. } => {
                 let lost = to.saturating_sub(*from);
-                output.warn(format_args!("{channel}: {lost} events of {origin} cannot be had"));
+                output.warn(format_args!("{channel}: {lost} events of {origin} {why}"));
+            }
+            ItemRow::Sealed { channel, origin, from, to, why } => {
+                let sealed = to.saturating_sub(*from);
+                output.warn(format_args!("{channel}: {sealed} events of {origin} cannot be read: {why}"));
+            }
+            ItemRow::Trimmed { channel, origin, asked, first } => {
+                output
+                    .warn(format_args!("{channel}: {origin} keeps its events from {first} on, {asked} was asked for"));
             }
             ItemRow::Restart { channel, origin, .. } => {
                 output.note(format_args!("{channel}: {origin} was started again; what lay between may be lost"));

@@ -148,12 +148,31 @@ pub(crate) struct Delivered {
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(crate) enum ItemRow {
     Event(EventRow),
-    /// Events `from..to` of the origin exist and cannot be had.
+    /// Events `from..to` of the origin are not waited for any longer.
     Gap {
         channel: String,
         origin: String,
         from: u64,
         to: u64,
+        why: String,
+        /// The event that comes next without these, its causes: origin and seq.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        before: Option<String>,
+    },
+    /// Events `from..to` of the origin are there and cannot be read here.
+    Sealed {
+        channel: String,
+        origin: String,
+        from: u64,
+        to: u64,
+        why: String,
+    },
+    /// The position asked for is older than what the origin keeps.
+    Trimmed {
+        channel: String,
+        origin: String,
+        asked: u64,
+        first: u64,
     },
     /// The origin's producer was started again.
     Restart {
@@ -178,6 +197,9 @@ pub(crate) struct EventRow {
     pub(crate) entity: String,
     pub(crate) seq: u64,
     pub(crate) time_ms: u64,
+    /// It came after a gap had named it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) late: bool,
     #[serde(flatten)]
     pub(crate) payload: Blob,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -255,7 +277,17 @@ impl ItemRow {
             Item::Event(event) => Self::Event(EventRow::of(event)),
             Item::Gap(gap) => {
                 let (channel, origin) = names(&gap.source);
-                Self::Gap { channel, origin, from: gap.range.from, to: gap.range.to }
+                let (from, to, why) = (gap.range.from, gap.range.to, gap.why.to_string());
+                Self::Gap { channel, origin, from, to, why, before: gap.before.map(|dot| dot.to_string()) }
+            }
+            Item::Sealed(sealed) => {
+                let (channel, origin) = names(&sealed.source);
+                let (from, to, why) = (sealed.range.from, sealed.range.to, sealed.why.to_string());
+                Self::Sealed { channel, origin, from, to, why }
+            }
+            Item::Trimmed(trimmed) => {
+                let (channel, origin) = names(&trimmed.source);
+                Self::Trimmed { channel, origin, asked: trimmed.asked, first: trimmed.first }
             }
             Item::Restart(restart) => {
                 let (channel, origin) = names(&restart.source);
@@ -279,6 +311,7 @@ impl EventRow {
             entity: event.entity().to_string(),
             seq: event.seq(),
             time_ms: event.time().unix_ms(),
+            late: event.late(),
             payload: Blob::new(event.payload()),
             key: event.key().map(Blob::new),
             headers: event.headers().iter().map(header).collect(),

@@ -130,12 +130,14 @@ async fn status(served: &Served) -> Status {
             ("batches_duplicate", seen.duplicates),
             ("batches_malformed", seen.malformed),
             ("batches_unverified", seen.unverified),
-            ("batches_forked", seen.forked),
-            ("batches_unopened", seen.unopened),
+            ("batches_sealed", seen.sealed),
+            ("equivocations", seen.equivocations),
+            ("events_late", seen.late),
             ("grants_refused", seen.grants_refused),
             ("fetches", seen.fetches),
             ("gaps", seen.gaps),
             ("restarts", seen.restarts),
+            ("trimmed", seen.trimmed),
         ]
         .map(|(name, n)| (name.to_owned(), n)),
     );
