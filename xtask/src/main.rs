@@ -6,6 +6,7 @@
 mod bench;
 mod check;
 mod docs;
+mod e2e;
 mod fuzz;
 mod layers;
 mod left_out;
@@ -40,6 +41,8 @@ enum Command {
     Fuzz(fuzz::Args),
     /// The benchmarks of the crates, and `link` against a peer in the same run.
     Bench(bench::Args),
+    /// Whole programs as they are used: `e2e cli` types what a newcomer types.
+    E2e(e2e::Args),
     /// Who may depend on whom, by layers.toml.
     Layers,
     /// Documentation without warnings, links that lead somewhere, a README and an example for each crate.
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Command::Sim(args) => sim::run(&ws, &args),
         Command::Fuzz(args) => fuzz::run(&ws, &args),
         Command::Bench(args) => bench::run(&ws, &args),
+        Command::E2e(args) => e2e::run(&ws, &args),
         Command::Layers => layers::run(&ws),
         Command::Docs => docs::run(&ws),
         Command::Mutants(args) => mutants::run(&ws, &args),

@@ -1,0 +1,53 @@
+//! `cargo xtask e2e`: whole programs, as they are used.
+
+use anyhow::{Result, bail};
+
+use crate::run::{cargo, lines, say};
+use crate::workspace::Workspace;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    suite: Suite,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Suite {
+    /// Types what a newcomer types: one, two and three nodes in any order, killed and restarted, and what people get wrong.
+    Cli {
+        /// Only tests whose name contains this.
+        filter: Option<String>,
+    },
+}
+
+/// So many ways to get it wrong are typed at least.
+const WRONG_USES_MIN: usize = 25;
+
+pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
+    match &args.suite {
+        Suite::Cli { filter } => cli(ws, filter.as_deref()),
+    }
+}
+
+/// One test after the other, so that the commands it types can be read along.
+fn cli(ws: &Workspace, filter: Option<&str>) -> Result<()> {
+    let mut command = cargo(&ws.root);
+    command.args(["test", "--locked", "--package", "net-cli", "--test", "e2e", "--"]);
+    command.args(["--nocapture", "--test-threads=1"]).args(filter);
+    let mut wrong_uses = 0;
+    let code = lines(&mut command, |line| {
+        wrong_uses += usize::from(line.contains(WRONG_USE));
+        say(line);
+    })?;
+    if code != Some(0) {
+        bail!("a command did not do what it should: see above");
+    }
+    say(&format!("wrong uses: {wrong_uses}, each with its exit code, its message and the next command to try"));
+    if filter.is_none() && wrong_uses < WRONG_USES_MIN {
+        bail!("{wrong_uses} wrong uses were typed, it should be {WRONG_USES_MIN} at least");
+    }
+    Ok(())
+}
+
+/// How the tests begin the line of a wrong use.
+const WRONG_USE: &str = "wrong use: ";
