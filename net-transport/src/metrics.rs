@@ -116,7 +116,7 @@ counters! {
     /// Datagrams sent.
     datagrams_sent,
     /// Realtime frames that were dropped before they were sent: the oldest of a full queue, or their link was lost.
-    realtime_dropped,
+    realtime_dropped_unsent,
     /// Realtime frames that a newer one of their pair has replaced, or whose stream it has ended before all of it was
     /// acknowledged, on either end of a link.
     realtime_superseded,

@@ -10,7 +10,7 @@ use crate::failure::Failure;
 use crate::start::Start;
 
 /// The version of this protocol. Both ends are of one build almost always; when they are not, this says so.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 1;
 
 /// The first line of a connection.
 #[derive(Clone, Debug, Serialize, Deserialize)]

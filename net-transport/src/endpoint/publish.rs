@@ -124,7 +124,7 @@ impl Endpoint {
             }
             let fits = taker.link.current().connection.max_datagram_size().is_some_and(|max| frame.len() <= max);
             let gone = taker.link.realtime.push(*pair, frame.clone(), fits);
-            counters.realtime_dropped.add(gone.dropped);
+            counters.realtime_dropped_unsent.add(gone.dropped);
             counters.realtime_superseded.add(gone.superseded);
             fanout.links += 1;
             counters.frames_sent.one();

@@ -47,9 +47,9 @@ async fn write_datagrams(shared: &Shared, neighbour: &Neighbour, link: &Link) {
         match link.connection.send_datagram_wait(frame).await {
             Ok(()) => shared.counters.datagrams_sent.one(),
             // The path holds less than when it was queued; the next one knows.
-            Err(quinn::SendDatagramError::TooLarge) => shared.counters.realtime_dropped.one(),
+            Err(quinn::SendDatagramError::TooLarge) => shared.counters.realtime_dropped_unsent.one(),
             Err(_) => {
-                shared.counters.realtime_dropped.one();
+                shared.counters.realtime_dropped_unsent.one();
                 return;
             }
         }

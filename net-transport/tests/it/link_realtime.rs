@@ -34,7 +34,7 @@ async fn realtime_frame_that_fits_goes_in_a_datagram_and_a_larger_one_on_a_strea
         assert!(got.bytes[64..].iter().all(|byte| *byte == seq.to_le_bytes()[0]));
         assert_eq!(a.metrics().datagrams_sent, datagrams);
     }
-    assert_eq!(a.metrics().realtime_dropped, 0);
+    assert_eq!(a.metrics().realtime_dropped_unsent, 0);
 }
 
 #[tokio::test]
@@ -47,7 +47,7 @@ async fn flood_of_realtime_frames_drops_the_oldest_and_counts_them() {
         let at_once = room.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         assert!(at_once.is_ready(), "nobody waits for realtime frames");
     }
-    let dropped = a.metrics().realtime_dropped;
+    let dropped = a.metrics().realtime_dropped_unsent;
     assert!(dropped > 19_000, "what waits is bounded: {dropped}");
     for seq in dropped..20_000 {
         assert_eq!(b.frame().await.header().seq(), seq);

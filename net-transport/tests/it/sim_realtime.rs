@@ -114,7 +114,7 @@ fn subscriber_that_stands_still_does_not_hold_up_realtime_frames_of_others() {
         }
         tokio::time::sleep(100 * MS).await;
         assert_eq!(world.seqs(0, pair(1)), (0..3000).collect::<Vec<_>>());
-        let dropped = world.origin.metrics().realtime_dropped;
+        let dropped = world.origin.metrics().realtime_dropped_unsent;
         assert!(dropped > 2000, "the oldest for the other: {dropped}");
     });
 }
