@@ -452,7 +452,8 @@ fn chaos(seed: u64, events: u64) -> World {
                 w.cut(plan.below(NODES as u64) as usize, plan.below(NODES as u64) as usize);
                 // Most partitions are short; some outlast every patience.
                 let span = if plan.chance(20) { 5_500 + plan.below(2_000) } else { 100 + plan.below(1_500) };
-                heal_at.get_or_insert(w.now() + Duration::from_millis(span));
+                let at = w.now() + Duration::from_millis(span);
+                heal_at.get_or_insert(at);
             }
             20..30 => w.forge(plan.below(PRODUCERS as u64) as usize, "c", plan.below(NODES as u64) as usize),
             30..36 => {
@@ -517,6 +518,7 @@ fn seeds() -> (std::ops::Range<u64>, bool) {
 }
 
 /// One of two halves of the seeds, so that two cores share them.
+#[expect(clippy::print_stdout, reason = "a simulation says how many faults it injected")]
 fn run(half: u64) {
     let (seeds, one) = seeds();
     let mut sums = [0u64; 15];
