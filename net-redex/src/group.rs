@@ -1,0 +1,147 @@
+//! Those that wait for one sync together.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+/// One group of appends: all are done at once, or fail at once.
+#[derive(Debug)]
+pub(crate) struct Group<R> {
+    state: Mutex<State<R>>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct State<R> {
+    result: Option<R>,
+    wakers: Vec<Waker>,
+    /// A leader left while this group waited; whoever takes this becomes the next one.
+    lead_offered: bool,
+}
+
+/// Why waiting for a group ended.
+pub(crate) enum Waited<R> {
+    Done(R),
+    /// The caller is the leader now, and must lead.
+    Lead,
+}
+
+impl<R> Default for Group<R> {
+    fn default() -> Self {
+        let state = State { result: None, wakers: Vec::new(), lead_offered: false };
+        Self { state: Mutex::new(state), changed: Condvar::new() }
+    }
+}
+
+impl<R: Clone> Group<R> {
+    /// Wakes all who wait.
+    pub(crate) fn complete(&self, result: R) {
+        let mut state = self.lock();
+        state.result = Some(result);
+        let wakers = std::mem::take(&mut state.wakers);
+        drop(state);
+        self.changed.notify_all();
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Makes one of the threads that wait, or will, the leader.
+    pub(crate) fn offer_lead(&self) {
+        self.lock().lead_offered = true;
+        self.changed.notify_one();
+    }
+
+    /// Blocks until the group is done or the caller is to lead.
+    pub(crate) fn wait(&self) -> Waited<R> {
+        let mut state = self.lock();
+        loop {
+            if std::mem::take(&mut state.lead_offered) {
+                return Waited::Lead;
+            }
+            if let Some(result) = &state.result {
+                return Waited::Done(result.clone());
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Whether the group is done; if not, the waker is woken when it is.
+    pub(crate) fn poll(&self, context: &Context<'_>) -> Poll<R> {
+        let mut state = self.lock();
+        if let Some(result) = &state.result {
+            return Poll::Ready(result.clone());
+        }
+        if !state.wakers.iter().any(|waker| waker.will_wake(context.waker())) {
+            state.wakers.push(context.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<R>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Readers that have reached the end and wait for more.
+#[derive(Debug, Default)]
+pub(crate) struct Watch {
+    state: Mutex<(u64, Vec<Waker>)>,
+    changed: Condvar,
+}
+
+impl Watch {
+    /// Something new can be read.
+    pub(crate) fn notify(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.0 += 1;
+        let wakers = std::mem::take(&mut state.1);
+        drop(state);
+        self.changed.notify_all();
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// How often there was news. Taken before looking, so that news in between is not missed.
+    pub(crate) fn version(&self) -> u64 {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// Blocks until there is news after `version`, or the time is over; says whether there is.
+    pub(crate) fn wait(&self, version: u64, timeout: Duration) -> bool {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.changed.wait_timeout_while(state, timeout, |state| state.0 == version);
+        waited.unwrap_or_else(PoisonError::into_inner).0.0 != version
+    }
+
+    /// Whether there is news after `version`; if not, the waker is woken when there is.
+    pub(crate) fn poll(&self, version: u64, context: &Context<'_>) -> Poll<()> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.0 != version {
+            return Poll::Ready(());
+        }
+        if !state.1.iter().any(|waker| waker.will_wake(context.waker())) {
+            state.1.push(context.waker().clone());
+        }
+        Poll::Pending
+    }
+}
+
+/// Lets those who were just woken queue again before the next group is taken: one group of all then shares a sync,
+/// instead of two halves that take turns at it.
+///
+/// It gives the processor away and looks, at most a quarter of the time that the last group took, and ends when as
+/// many are there as were in that, or none has come for a while. With one writer it is not called.
+pub(crate) fn let_gather(last_size: usize, last_took: Duration, queued: impl Fn() -> usize) {
+    let start = Instant::now();
+    let (mut before, mut idle) = (0, 0);
+    loop {
+        let now = queued();
+        idle = if now > before { 0 } else { idle + 1 };
+        if now >= last_size || idle > GATHER_IDLE_MAX || start.elapsed() > last_took / 4 {
+            return;
+        }
+        before = now;
+        std::thread::yield_now();
+    }
+}
+
+/// Looks without news after which nobody is expected any more.
+const GATHER_IDLE_MAX: u32 = 8;
