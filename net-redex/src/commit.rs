@@ -15,7 +15,7 @@ use crate::disk::{OpenMode, Published, write_all};
 use crate::format::{Floor, SEGMENT_HEADER_LEN, SegmentHeader, SegmentParams, mark_synced_before, slot_of};
 use crate::group::let_gather;
 use crate::mutants::mutant;
-use crate::segment::{ActiveIndex, Segment, segment_path};
+use crate::segment::{ActiveIndex, SealedSlot, Segment, segment_path};
 
 /// Groups that one thread writes before another takes over: its own append is done after the first.
 const ROUNDS_MAX: usize = 8;
@@ -232,12 +232,13 @@ impl Core {
         self.remember_index(old.base(), index.clone());
         {
             let mut table = self.table.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-            table.sealed.insert(old.base(), Arc::downgrade(&old));
+            let slot = SealedSlot { segment: Arc::downgrade(&old), file_len: Some(old.allocated()) };
+            table.sealed.insert(old.base(), slot);
             table.active = segment.clone();
         }
         {
             let mut active = self.index.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-            *active = ActiveIndex::after(active.origins(), last_hash);
+            *active = ActiveIndex::after(active.origins(), base, last_hash);
         }
         (writer.active, writer.position) = (segment, SEGMENT_HEADER_LEN as u64);
         lock(&self.chores.state).indexes.push(index);

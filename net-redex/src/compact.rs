@@ -5,18 +5,18 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::sync::{PoisonError, Weak};
+use std::sync::Arc;
 
 use net_channel::SealedView;
 
 use crate::core::{Core, lock};
-use crate::disk::{OpenMode, write_all};
-use crate::events::SealedWhy;
-use crate::files::{Files, Opened};
-use crate::format::{FLAG_COMPACTED, IndexFile, RecordParams, SegmentHeader, SegmentParams, body_crc, push};
+use crate::error::At;
+use crate::events::{LogEvent, SealedWhy};
+use crate::format::{FLAG_COMPACTED, RecordParams};
+use crate::read::segment_reader;
+use crate::rewrite::Rewrite;
 use crate::segment::segment_path;
-use crate::walk::Start as WalkStart;
-use crate::{Batch, Found, Log, ReadError, Start};
+use crate::{AppendError, Batch, Log, ReadError};
 
 /// Different keys that one compaction can tell apart: 16 bytes each in memory.
 pub(crate) const KEYS_MAX: usize = 4 << 20;
@@ -56,6 +56,9 @@ pub enum CompactError {
     /// Reading failed.
     #[error(transparent)]
     Read(#[from] ReadError),
+    /// What supersedes could not be synced, so what is superseded stays.
+    #[error("the log's end was not synced")]
+    Sync(#[from] AppendError),
     /// Writing failed; segments are replaced whole or not at all.
     #[error("a segment was not written")]
     Io(#[from] io::Error),
@@ -75,14 +78,13 @@ impl Log {
         let _rewriting = lock(&core.rewriting);
         let mut report = Compaction::default();
         let mut seen = HashSet::new();
-        let bases: Vec<u64> = {
-            let table = core.table();
-            table.sealed.keys().copied().chain([table.active.base()]).collect()
-        };
+        let bases = core.table().bases();
         for (i, base) in bases.iter().enumerate().rev() {
             let sealed = i + 1 < bases.len();
-            let gone = self.superseded(*base, bases.get(i + 1).copied(), &mut seen)?;
+            let gone = self.superseded(*base, &mut seen)?;
             if sealed && !gone.is_empty() {
+                // What supersedes must be on the disk before what is superseded leaves it.
+                core.sync()?;
                 core.rewrite(*base, &gone, &mut report)?;
             }
         }
@@ -90,23 +92,10 @@ impl Log {
     }
 
     /// Offsets of batches of this segment whose every event is superseded; adds the keys of all others.
-    fn superseded(
-        &self,
-        base: u64,
-        end: Option<u64>,
-        seen: &mut HashSet<[u8; 16]>,
-    ) -> Result<HashSet<u64>, CompactError> {
+    fn superseded(&self, base: u64, seen: &mut HashSet<[u8; 16]>) -> Result<HashSet<u64>, CompactError> {
         let mut gone = HashSet::new();
-        let mut batches = Vec::new();
-        for found in self.read(Start::Offset(base))? {
-            match found? {
-                Found::Batch(batch) if end.is_none_or(|end| batch.offset() < end) => batches.push(batch),
-                Found::Batch(_) => break,
-                Found::Hole(_) | Found::Trimmed { .. } => {}
-            }
-        }
-        for batch in batches.iter().rev().filter(|batch| !batch.is_compacted()) {
-            let open = self.open_batch(batch);
+        for batch in self.backwards(base)?.filter(|batch| !batch.is_compacted()) {
+            let open = self.open_batch(&batch);
             let open = open.map_err(|why| CompactError::Unreadable { offset: batch.offset(), why })?;
             let mut all = true;
             // From the last to the first: a later event of the same batch supersedes an earlier one.
@@ -128,29 +117,29 @@ impl Log {
         Ok(gone)
     }
 
-    /// The newest event with this key, and its offset: looked for from the end.
+    /// The sound batches of a segment, the last one first.
+    fn backwards(&self, base: u64) -> Result<impl Iterator<Item = Batch>, ReadError> {
+        let core = self.core.clone();
+        let found = core.positions(base).reading(&segment_path(&core.dir, base))?;
+        let batches = found.map(|(segment, positions)| {
+            positions.into_iter().rev().filter_map(move |position| Batch::at(&segment, position, &core.id))
+        });
+        Ok(batches.into_iter().flatten())
+    }
+
+    /// The newest event with this key: looked for from the end.
     ///
     /// # Errors
     /// [`ReadError`]. Batches that do not open are passed over.
-    pub fn latest(&self, key: &[u8]) -> Result<Option<crate::LogEvent>, ReadError> {
-        let bases: Vec<u64> = {
-            let table = self.core.table();
-            table.sealed.keys().copied().chain([table.active.base()]).collect()
-        };
-        for (i, base) in bases.iter().enumerate().rev() {
-            let mut newest = None;
-            for item in self.events(Start::Offset(*base))? {
-                if let crate::EventItem::Event(event) = item? {
-                    if bases.get(i + 1).is_some_and(|end| event.offset() >= *end) {
-                        break;
-                    }
-                    if event.get().key == Some(key) {
-                        newest = Some(event);
-                    }
+    pub fn latest(&self, key: &[u8]) -> Result<Option<LogEvent>, ReadError> {
+        let bases = self.core.table().bases();
+        for base in bases.into_iter().rev() {
+            for batch in self.backwards(base)?.filter(|batch| !batch.is_compacted()) {
+                let Ok(open) = self.open_batch(&batch) else { continue };
+                let key_of = |index: &u16| open.event(*index).and_then(|event| event.key);
+                if let Some(index) = (0..open.seal().events()).rev().find(|index| key_of(index) == Some(key)) {
+                    return Ok(Some(LogEvent::new(Arc::new(open), index, batch.offset())));
                 }
-            }
-            if newest.is_some() {
-                return Ok(newest);
             }
         }
         Ok(None)
@@ -163,76 +152,35 @@ pub(crate) fn short_hash(key: &[u8]) -> [u8; 16] {
 }
 
 impl Core {
-    /// Writes a sealed segment anew without the bodies of these batches, and puts it in the old one's place.
+    /// Writes a sealed segment anew without the bodies of these batches.
     fn rewrite(&self, base: u64, gone: &HashSet<u64>, report: &mut Compaction) -> io::Result<()> {
         let Some((segment, index)) = self.sealed_segment(base)? else { return Ok(()) };
-        let params = SegmentParams { generation: segment.params.generation.wrapping_add(1), ..segment.params };
-        let mut bytes = SegmentHeader::encode(&params).to_vec();
-        let mut reader = crate::read::segment_reader(&segment, &self.id);
+        let mut rewrite = Rewrite::begin(self, &segment, index)?;
+        let mut reader = segment_reader(&segment, &self.id);
         let (mut batches, mut events) = (0, 0);
-        while let Some((raw, batch)) = reader.next_record() {
-            match batch.filter(|batch| gone.contains(&batch.offset())) {
-                Some(batch) => {
-                    push_compacted(&mut bytes, self, &batch);
-                    batches += 1;
-                    events += batch.next_offset() - batch.offset();
-                }
-                // Damage is copied as it is: it stays a hole, with what can still be told of it.
-                None => bytes.extend_from_slice(raw),
-            }
+        loop {
+            let at = reader.position();
+            let Some((bytes, batch)) = reader.next_record() else { break };
+            let Some(batch) = batch.filter(|batch| gone.contains(&batch.offset())) else {
+                rewrite.copy(at, bytes)?;
+                continue;
+            };
+            let flags = batch.flags() | FLAG_COMPACTED;
+            rewrite.replace(at, RecordParams { flags, offset: batch.offset(), time: batch.time() }, head(&batch))?;
+            batches += 1;
+            events += batch.next_offset() - batch.offset();
         }
-        let written = self.replace(params, &bytes, &index)?;
+        let written = rewrite.finish()?;
         report.batches += batches;
         report.events += events;
         report.segments += 1;
         report.bytes += segment.bytes.end().saturating_sub(written);
         Ok(())
     }
-
-    /// Puts these bytes in the place of a sealed segment. Readers that are in the old one stay there.
-    pub(crate) fn replace(&self, params: SegmentParams, bytes: &[u8], index: &IndexFile) -> io::Result<u64> {
-        let path = segment_path(&self.dir, params.base);
-        let temporary = path.with_extension("seg.tmp");
-        let file = self.config.disk.open(&temporary, OpenMode::Create)?;
-        write_all(&*file, bytes, 0)?;
-        file.fdatasync()?;
-        let files = self.files();
-        let opened = Opened { params, header_damaged: false, file, len: bytes.len() as u64 };
-        let made = self.index_of_rewritten(&files, &opened, index)?;
-        // From here the old index is of another generation, and is not believed.
-        self.config.disk.rename(&temporary, &path)?;
-        self.config.disk.sync_dir(&self.dir)?;
-        {
-            let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
-            if let Some(slot) = table.sealed.get_mut(&params.base) {
-                *slot = Weak::new();
-            }
-            lock(&self.indexes).retain(|(known, _)| *known != params.base);
-        }
-        files.write_index(&made)?;
-        Ok(bytes.len() as u64)
-    }
-
-    fn index_of_rewritten(&self, files: &Files<'_>, opened: &Opened, old: &IndexFile) -> io::Result<IndexFile> {
-        let walk = files.walk(opened, WalkStart::of_segment(opened.params.base))?;
-        // Only positions change: the origins, and where they stand, are the old ones.
-        let mut made = old.clone();
-        let index = files.index_of(opened, &walk.records, &[])?;
-        let snapshot = index.snapshot(self.id, &opened.params, (walk.end, old.meta.end_offset, old.meta.end_time));
-        let number = |i: Option<u16>| -> Option<u16> {
-            let origin = snapshot.origins.get(usize::from(i?))?.origin;
-            u16::try_from(old.origins.iter().position(|o| o.origin == origin)?).ok()
-        };
-        made.entries =
-            snapshot.entries.iter().map(|e| crate::format::Entry { origin: number(e.origin), ..*e }).collect();
-        made.meta = crate::format::IndexMeta { last_hash: old.meta.last_hash, ..snapshot.meta };
-        Ok(made)
-    }
 }
 
-fn push_compacted(bytes: &mut Vec<u8>, core: &Core, batch: &Batch) {
-    let head_len = SealedView::parse(batch.frame()).map_or_else(|_| batch.frame().len(), |view| view.head_len());
-    let head = &batch.frame()[..head_len];
-    let params = RecordParams { flags: batch.flags() | FLAG_COMPACTED, offset: batch.offset(), time: batch.time() };
-    push(bytes, &core.id, params, head, body_crc(head));
+/// Header, seal and parents of a batch.
+fn head(batch: &Batch) -> &[u8] {
+    let len = SealedView::parse(batch.frame()).map_or_else(|_| batch.frame().len(), |view| view.head_len());
+    &batch.frame()[..len]
 }

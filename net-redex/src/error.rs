@@ -22,6 +22,14 @@ pub enum OpenError {
     /// The directory holds a log of another channel or mesh.
     #[error("the log in {0} belongs to another channel or mesh: open it with the names it was made with")]
     OtherChannel(PathBuf),
+    /// The log was written by a later version of this crate. Nothing was touched.
+    #[error("{path} has format version {found}, this program knows 1: open it with the program that wrote it")]
+    Version {
+        /// Which file.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+    },
     /// A file in the directory is missing or damaged in a way that leaves no log to open.
     #[error("{path}: {what}")]
     Damaged {

@@ -11,7 +11,7 @@ use net_transport::ShortId;
 
 use crate::compact::{KEYS_MAX, short_hash};
 use crate::core::lock;
-use crate::hole::{DotRange, Hole};
+use crate::hole::{DotRange, Hole, dots_of};
 use crate::keyring::KeyRingError;
 use crate::{Batch, Found, Log, ReadError, Reader, Start};
 
@@ -30,6 +30,11 @@ pub struct LogEvent {
 }
 
 impl LogEvent {
+    /// The event at `index` of a batch that stands at the offset `of_batch`.
+    pub(crate) fn new(batch: Arc<OpenBatch>, index: u16, of_batch: u64) -> Self {
+        Self { batch, index, offset: of_batch + u64::from(index) }
+    }
+
     /// Its place in this log.
     #[must_use]
     pub fn offset(&self) -> u64 {
@@ -254,9 +259,9 @@ impl Events {
             self.open = None;
             return None;
         }
-        let (index, offset) = (open.index, open.offset + u64::from(open.index));
+        let event = LogEvent::new(open.batch.clone(), open.index, open.offset);
         open.index += 1;
-        Some(LogEvent { batch: open.batch.clone(), index, offset })
+        Some(event)
     }
 
     /// What a found thing tells; nothing for a batch that opens, whose events come next.
@@ -267,8 +272,7 @@ impl Events {
             Found::Trimmed { first } => return Some(EventItem::Trimmed { first }),
         };
         let header = batch.header();
-        let last = header.seq() + u64::from(header.events()) - 1;
-        let dots = DotRange { origin: header.origin(), first: header.seq(), last, certain: true };
+        let dots = dots_of(header);
         let offsets = batch.offset()..batch.next_offset();
         if batch.is_compacted() {
             return Some(EventItem::Compacted { offsets, dots });

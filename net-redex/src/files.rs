@@ -84,7 +84,7 @@ impl Files<'_> {
     ) -> io::Result<ActiveIndex> {
         let all = Published::new(opened.file.clone(), opened.len)?;
         all.publish(opened.len)?;
-        let mut index = ActiveIndex::after(before, opened.params.prev);
+        let mut index = ActiveIndex::after(before, opened.params.base, opened.params.prev);
         let mut newest = std::collections::BTreeMap::new();
         for (i, record) in records.iter().enumerate() {
             newest.insert(record.origin, i);
@@ -155,7 +155,7 @@ impl Files<'_> {
                 generation: 0,
             };
             let end = (SEGMENT_HEADER_LEN as u64, bases[at], 0);
-            return Ok(ActiveIndex::after(before, [0; 32]).snapshot(self.id, &params, end));
+            return Ok(ActiveIndex::after(before, bases[at], [0; 32]).snapshot(self.id, &params, end));
         };
         let walk = self.walk(&segment, Start::of_segment(bases[at]))?;
         let index = self.index_of(&segment, &walk.records, before)?;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 
-use net_transport::ShortId;
+use net_transport::{Header, ShortId};
 
 /// Events that the log holds no more, or cannot read: damage, never silence.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +30,19 @@ pub struct DotRange {
     pub last: u64,
     /// Whether the index says so, or a checksum; otherwise the damaged bytes themselves do, which is a hint.
     pub certain: bool,
+}
+
+impl DotRange {
+    /// Whether both name some event.
+    pub(crate) fn overlaps(&self, other: &Self) -> bool {
+        self.origin == other.origin && self.first <= other.last && other.first <= self.last
+    }
+}
+
+/// The events of a frame that is known to be a batch.
+pub(crate) fn dots_of(header: &Header) -> DotRange {
+    let last = header.seq() + u64::from(header.events()) - 1;
+    DotRange { origin: header.origin(), first: header.seq(), last, certain: true }
 }
 
 impl fmt::Display for Hole {

@@ -47,6 +47,7 @@ mod open;
 mod read;
 mod recovery;
 mod repair;
+mod rewrite;
 mod scrub;
 mod segment;
 mod tend;

@@ -17,12 +17,12 @@ use crate::disk::{DiskFile, LockError, MemoryDisk, OpenMode, Published, read_up_
 use crate::error::At;
 use crate::files::Files;
 use crate::format::{
-    Floor, LogId, Manifest, SEGMENT_HEADER_LEN, SLOT_LEN, SegmentHeader, SegmentParams, newest, slot_of,
+    Floor, LogId, Manifest, SEGMENT_HEADER_LEN, SLOT_LEN, SegmentHeader, SegmentParams, newest, other_version, slot_of,
 };
 use crate::hole::Hole;
 use crate::keyring::KeyRing;
 use crate::recovery::{Recovery, Tail, recover};
-use crate::segment::{ActiveIndex, Segment, Table, base_in_name, index_path, segment_path};
+use crate::segment::{ActiveIndex, SealedSlot, Segment, Table, base_in_name, index_path, segment_path};
 
 const MANIFEST: &str = "MANIFEST";
 const LOCK: &str = "LOCK";
@@ -38,20 +38,29 @@ pub(crate) fn open(dir: &Path, mut config: LogConfig) -> Result<(Core, Recovery,
         config.disk = Arc::new(MemoryDisk::new());
         config.retention.bytes.get_or_insert(MEMORY_BYTES_MAX);
     }
+    if dir.as_os_str().is_empty() {
+        return Err(OpenError::Config("the path of the log's directory is empty: use `.` for the one you are in"));
+    }
     let lock = if config.read_only {
         None
     } else {
         config.disk.create_dir(dir).opening(dir)?;
         Some(take_lock(dir, &config)?)
     };
+    let beside_writer = config.read_only && config.disk.is_locked(&dir.join(LOCK)).opening(dir)?;
     let mut report = Recovery::default();
     let (file, manifest) = read_manifest(dir, &config, &mut report)?;
     let files = Files { dir, config: &config, id: manifest.log };
-    let bases = tidy(&files, &manifest, &mut report)?;
+    let mut bases = tidy(&files, &manifest, &mut report)?;
+    if beside_writer {
+        // What is above the floor may be written at this moment; what is below it never changes.
+        bases.retain(|base| *base <= manifest.floor.segment);
+    }
+    let until = if beside_writer { Some(manifest.floor) } else { None };
 
     let from = bases.iter().rposition(|base| *base <= manifest.floor.segment).unwrap_or(0);
     let tail_bases = bases.get(from..).unwrap_or_default();
-    let tail = recover(&files, tail_bases, manifest.floor, &mut report).opening(dir)?;
+    let tail = recover(&files, tail_bases, manifest.floor, until, &mut report).opening(dir)?;
     let tail = match tail {
         Some(tail) if tail.next_offset >= manifest.floor.offset => tail,
         Some(tail) if config.read_only => {
@@ -96,6 +105,9 @@ fn read_manifest(
     let (file, found) = match config.disk.open(&path, mode) {
         Ok(file) => {
             let bytes = read_up_to(&*file, 0, 2 * SLOT_LEN).opening(&path)?;
+            if let Some(found) = other_version(&bytes) {
+                return Err(OpenError::Version { path, found });
+            }
             let (found, damaged) = newest(&bytes);
             if damaged > 0 {
                 report.passed_over.push(format!("{damaged} damaged slot of the manifest"));
@@ -260,7 +272,7 @@ fn assemble(
     let bytes = Published::new(tail.opened.file, capacity).opening(&path)?;
     bytes.publish(floor.position).opening(&path)?;
     let active = Arc::new(Segment::new(tail.opened.params, bytes, tail.opened.len));
-    let first = manifest.last.first.max(sealed.first().copied().unwrap_or(tail.base));
+    let first = manifest.last.first;
     Ok(Core {
         dir: dir.to_owned(),
         id: manifest.last.log,
@@ -289,7 +301,7 @@ fn assemble(
         }),
         index: RwLock::new(index),
         table: RwLock::new(Table {
-            sealed: sealed.iter().map(|base| (*base, std::sync::Weak::new())).collect(),
+            sealed: sealed.iter().map(|base| (*base, SealedSlot::default())).collect(),
             active,
             first,
         }),

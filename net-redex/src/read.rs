@@ -15,8 +15,8 @@ use net_transport::{Header, Pair, ShortId};
 use crate::core::{Core, lock};
 use crate::error::At;
 use crate::format::{
-    FLAG_COMPACTED, IndexFile, LogId, Probe, RECORD_ALIGN, RECORD_HEADER_LEN, SEGMENT_HEADER_LEN, header, hint, probe,
-    record_len, salvage,
+    FLAG_COMPACTED, IndexFile, LogId, Probe, RECORD_ALIGN, RECORD_HEADER_LEN, SEGMENT_HEADER_LEN, Stored, header, hint,
+    probe, record_len, salvage,
 };
 use crate::hole::{DotRange, Hole};
 use crate::segment::{Segment, segment_path};
@@ -80,6 +80,25 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// The batch that stands at this position; nothing if there is none whose checksums hold.
+    pub(crate) fn at(segment: &Arc<Segment>, position: u64, log: &LogId) -> Option<Self> {
+        match probe(segment.bytes.slice(position..segment.bytes.end())?, log) {
+            Probe::Record(stored) => Some(Self::of(segment, position, &stored)),
+            _ => None,
+        }
+    }
+
+    fn of(segment: &Arc<Segment>, position: u64, stored: &Stored<'_>) -> Self {
+        let start = position + RECORD_HEADER_LEN as u64;
+        Self {
+            segment: segment.clone(),
+            bytes: start..start + stored.frame.len() as u64,
+            offset: stored.header.offset(),
+            time: stored.header.time(),
+            flags: stored.header.flags(),
+        }
+    }
+
     /// The frame as it was on the wire, ttl 0. Of a compacted one: header, seal and parents.
     #[must_use]
     pub fn frame(&self) -> &[u8] {
@@ -250,14 +269,7 @@ impl Reader {
                     self.offset = header.offset();
                     return Ok(Some(Found::Hole(hole)));
                 }
-                let start = self.position + RECORD_HEADER_LEN as u64;
-                let batch = Batch {
-                    segment: segment.clone(),
-                    bytes: start..start + stored.frame.len() as u64,
-                    offset: header.offset(),
-                    time: header.time(),
-                    flags: header.flags(),
-                };
+                let batch = Batch::of(segment, self.position, &stored);
                 let seen = frame_header.seq() + u64::from(frame_header.events());
                 let passed = self.skip.get(&frame_header.origin()).is_some_and(|next| seen <= *next);
                 self.position += header.record_len() as u64;
@@ -274,7 +286,7 @@ impl Reader {
     }
 
     /// Whether the record holds the offset that was asked for, in its middle.
-    fn is_entering(&self, stored: &crate::format::Stored<'_>) -> bool {
+    fn is_entering(&self, stored: &Stored<'_>) -> bool {
         stored.header.offset() < self.offset && self.offset < stored.next_offset()
     }
 
@@ -344,9 +356,10 @@ impl Reader {
         }
         let path = segment_path(&self.core.dir, base);
         let Some((segment, index)) = self.core.sealed_segment(base).reading(&path)? else {
+            self.core.look_for_trim().reading(&path)?;
             let table = self.core.table();
-            if !table.sealed.contains_key(&base) {
-                // Retention was faster.
+            if self.offset < table.first || !table.sealed.contains_key(&base) {
+                // Retention was faster: this log's own, or that of the process that writes.
                 return Ok(Entered::Again);
             }
             let next = table.after(base).unwrap_or(self.offset);
@@ -441,10 +454,7 @@ impl Core {
         if let Some((_, index)) = lock(&self.indexes).iter().find(|(known, _)| *known == base) {
             return Ok(index.clone());
         }
-        let bases: Vec<u64> = {
-            let table = self.table();
-            table.sealed.keys().copied().chain([table.active.base()]).collect()
-        };
+        let bases = self.table().bases();
         let at = bases.binary_search(&base).map_err(|_| std::io::ErrorKind::NotFound)?;
         let index = self.files().index(&bases, at)?;
         self.remember_index(base, index.clone());
@@ -467,7 +477,7 @@ impl Core {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        let known = self.table().sealed.get(&base).and_then(std::sync::Weak::upgrade);
+        let known = self.table().sealed.get(&base).and_then(|slot| slot.segment.upgrade());
         // Compaction replaces segments: positions of one generation mean nothing in another.
         if let Some(segment) = known.filter(|segment| segment.params.generation == index.meta.generation) {
             return Ok(Some((segment, index)));
@@ -476,9 +486,22 @@ impl Core {
         let segment = Arc::new(segment);
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(slot) = table.sealed.get_mut(&base) {
-            *slot = Arc::downgrade(&segment);
+            slot.segment = Arc::downgrade(&segment);
         }
         Ok(Some((segment, index)))
+    }
+
+    /// The positions of a segment's records, as its index knows them; nothing if the segment is gone.
+    pub(crate) fn positions(&self, base: u64) -> std::io::Result<Option<(Arc<Segment>, Vec<u64>)>> {
+        let of = |entries: &[crate::format::Entry]| entries.iter().map(|entry| entry.position).collect();
+        let active = self.table().active.clone();
+        if active.base() == base {
+            let index = self.index();
+            if index.base() == base {
+                return Ok(Some((active, of(index.entries()))));
+            }
+        }
+        Ok(self.sealed_segment(base)?.map(|(segment, index)| (segment, of(&index.entries))))
     }
 
     /// A segment, whether it is sealed or not.
@@ -494,7 +517,7 @@ impl Core {
     fn active_position_of(&self, active: &Segment, offset: u64) -> u64 {
         let index = self.index();
         // The index may already be that of the next segment: then this one is walked from its beginning.
-        if self.table().active.base() != active.base() {
+        if index.base() != active.base() {
             return SEGMENT_HEADER_LEN as u64;
         }
         position_in(active, index.entries(), offset, &self.id)
@@ -548,7 +571,6 @@ impl Core {
 
     /// Records that hold some of these seqs of an origin, the newest segment first.
     pub(crate) fn find_dots(&self, origin: ShortId, seqs: Range<u64>) -> Vec<FoundDots> {
-        let (sealed, active) = self.bases();
         let mut found = Vec::new();
         let mut search = |base: u64, entries: &[crate::format::Entry], origins: &[crate::format::OriginRange]| {
             let number = origins.iter().position(|o| o.origin == origin);
@@ -557,24 +579,36 @@ impl Core {
             if !origins[number].range.is_some_and(|(first, last)| overlaps(first, last + 1)) {
                 return;
             }
-            let number = u16::try_from(number).ok();
+            // Those that have no number share none: the records themselves say whose they are.
+            let number = u16::try_from(number).ok().filter(|number| *number != u16::MAX);
+            let is_its = |e: &crate::format::Entry| {
+                e.origin == number && (number.is_some() || self.origin_at(base, e.position) == Some(origin))
+            };
             found.extend(
                 entries
                     .iter()
-                    .filter(|e| e.origin == number && overlaps(e.seq, e.seq + u64::from(e.events)))
+                    .filter(|e| overlaps(e.seq, e.seq + u64::from(e.events)) && is_its(e))
                     .map(|e| FoundDots { segment: base, position: e.position, seq: e.seq, events: e.events }),
             );
         };
         {
             let index = self.index();
-            search(active, index.entries(), index.origins());
+            search(index.base(), index.entries(), index.origins());
         }
+        // Asked for after the index was looked at: a segment that has ended meanwhile is among them.
+        let sealed: Vec<u64> = self.table().sealed.keys().copied().collect();
         for base in sealed.into_iter().rev() {
             if let Ok(index) = self.sealed_index(base) {
                 search(base, &index.entries, &index.origins);
             }
         }
         found
+    }
+
+    /// Whose record stands at a position.
+    fn origin_at(&self, base: u64, position: u64) -> Option<ShortId> {
+        let segment = self.any_segment(base)?;
+        Some(Batch::at(&segment, position, &self.id)?.header().origin())
     }
 
     /// Makes a hole of damage, says whose events it held as well as can be known, and remembers it.
@@ -645,14 +679,7 @@ impl<'a> SegmentReader<'a> {
             self.position += len as u64;
             return Some((&rest[..len], None));
         };
-        let start = self.position + RECORD_HEADER_LEN as u64;
-        let batch = Batch {
-            segment: Arc::clone(self.segment),
-            bytes: start..start + stored.frame.len() as u64,
-            offset: stored.header.offset(),
-            time: stored.header.time(),
-            flags: stored.header.flags(),
-        };
+        let batch = Batch::of(self.segment, self.position, &stored);
         let len = stored.header.record_len();
         self.position += len as u64;
         Some((&rest[..len], Some(batch)))

@@ -60,14 +60,16 @@ struct Part {
     walk: Walk,
 }
 
-/// Walks from the floor to the end, decides what is torn, and cuts it. `bases` from the floor's segment on.
+/// Walks from the floor to the end, decides what is torn, and cuts it. `bases` from the floor's segment on; nothing is
+/// looked at from `until` on, if it is given.
 pub(crate) fn recover(
     files: &Files<'_>,
     bases: &[u64],
     floor: Floor,
+    until: Option<Floor>,
     report: &mut Recovery,
 ) -> io::Result<Option<Tail>> {
-    let mut parts = read_parts(files, bases, floor, report)?;
+    let mut parts = read_parts(files, bases, floor, until, report)?;
     if parts.is_empty() {
         return Ok(None);
     }
@@ -110,15 +112,24 @@ pub(crate) fn recover(
     }))
 }
 
-fn read_parts(files: &Files<'_>, bases: &[u64], floor: Floor, report: &mut Recovery) -> io::Result<Vec<Part>> {
+fn read_parts(
+    files: &Files<'_>,
+    bases: &[u64],
+    floor: Floor,
+    until: Option<Floor>,
+    report: &mut Recovery,
+) -> io::Result<Vec<Part>> {
     let mut parts: Vec<Part> = Vec::new();
     for &base in bases {
-        let Some(opened) = files.open(base)? else {
+        let Some(mut opened) = files.open(base)? else {
             report.passed_over.push(format!("{base:016x}.seg belongs to another log"));
             continue;
         };
         if opened.header_damaged {
             report.passed_over.push(format!("{base:016x}.seg has a damaged first page"));
+        }
+        if let Some(until) = until.filter(|until| until.segment == base) {
+            opened.len = opened.len.min(until.position);
         }
         let judged_from = if base == floor.segment { floor.position } else { 0 };
         if !files.config.read_only {

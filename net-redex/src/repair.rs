@@ -5,8 +5,10 @@ use std::io;
 use net_channel::{BatchError, SealedView};
 
 use crate::core::lock;
-use crate::format::{RecordParams, SegmentHeader, SegmentParams, body_crc, push};
-use crate::hole::Hole;
+use crate::format::{Entry, RecordParams};
+use crate::hole::{DotRange, Hole, dots_of};
+use crate::read::segment_reader;
+use crate::rewrite::Rewrite;
 use crate::{Log, ReadError};
 
 /// Why a hole was not filled. The log is as it was.
@@ -61,65 +63,74 @@ impl Log {
         if lock(&core.holes).get(&hole.offsets.start) != Some(hole) || hole.bytes.is_empty() {
             return Err(RepairError::NoHole);
         }
-        let events = self.check_batches(hole, batches)?;
-        let expected = hole.offsets.end - hole.offsets.start;
-        if events != expected {
-            return Err(RepairError::WrongSize { expected, found: events });
-        }
+        let views = self.check_batches(hole, batches)?;
         if !core.table().sealed.contains_key(&hole.segment) {
             return Err(RepairError::NotSealed);
         }
         let (segment, index) = core.sealed_segment(hole.segment)?.ok_or(RepairError::NotSealed)?;
-        let params = SegmentParams { generation: segment.params.generation.wrapping_add(1), ..segment.params };
-        let mut bytes = SegmentHeader::encode(&params).to_vec();
-        let mut reader = crate::read::segment_reader(&segment, &core.id);
+        let mut rewrite = Rewrite::begin(core, &segment, index.clone())?;
+        rewrite.fill(hole.bytes.start);
+        let mut reader = segment_reader(&segment, &core.id);
         let (mut time, mut filled) = (segment.params.base_time, false);
         loop {
-            if reader.position() >= hole.bytes.start && !filled {
+            let at = reader.position();
+            if at >= hole.bytes.start && !filled {
                 let mut offset = hole.offsets.start;
-                for batch in batches {
-                    push(&mut bytes, &core.id, RecordParams { flags: 0, offset, time }, batch, body_crc(batch));
-                    offset += batch_events(batch);
+                for (frame, view) in batches.iter().zip(&views) {
+                    let header = view.header();
+                    let number = index.origins.iter().position(|known| known.origin == header.origin());
+                    let origin = number.and_then(|n| u16::try_from(n).ok()).filter(|n| *n != u16::MAX);
+                    let entry = Entry { seq: header.seq(), position: 0, origin, events: header.events() };
+                    rewrite.insert(entry, RecordParams { flags: 0, offset, time }, frame)?;
+                    offset += u64::from(header.events());
                 }
                 filled = true;
             }
-            let at = reader.position();
-            let Some((raw, batch)) = reader.next_record() else { break };
+            let Some((bytes, batch)) = reader.next_record() else { break };
             time = batch.map_or(time, |batch| batch.time());
             if !hole.bytes.contains(&at) {
-                bytes.extend_from_slice(raw);
+                rewrite.copy(at, bytes)?;
             }
         }
-        core.replace(params, &bytes, &index)?;
-        lock(&core.holes).remove(&hole.offsets.start);
+        rewrite.finish()?;
         Ok(())
     }
 
-    /// Checks that these are batches that the hole can have held; gives how many events they have.
-    fn check_batches(&self, hole: &Hole, batches: &[&[u8]]) -> Result<u64, RepairError> {
-        let mut events = 0;
-        for (index, batch) in batches.iter().enumerate() {
-            let view =
-                SealedView::parse(batch).map_err(|source| RepairError::Invalid { index, source: Some(source) })?;
-            let header = view.header();
-            let origin = lock(&self.core.keys).origin(&header.origin());
+    /// Checks that these are the batches that the hole can have held.
+    fn check_batches<'a>(&self, hole: &Hole, batches: &[&'a [u8]]) -> Result<Vec<SealedView<'a>>, RepairError> {
+        let parsed = batches.iter().enumerate().map(|(index, batch)| {
+            SealedView::parse(batch).map_err(|source| RepairError::Invalid { index, source: Some(source) })
+        });
+        let views = parsed.collect::<Result<Vec<_>, _>>()?;
+        let (expected, found) =
+            (hole.offsets.end - hole.offsets.start, views.iter().map(|view| u64::from(view.header().events())).sum());
+        if expected != found {
+            return Err(RepairError::WrongSize { expected, found });
+        }
+        let given: Vec<DotRange> = views.iter().map(|view| dots_of(view.header())).collect();
+        let lost: Vec<DotRange> = hole.dots.iter().filter(|dots| dots.certain).copied().collect();
+        for (index, dots) in given.iter().enumerate() {
+            // Where the index says what was lost, it is that, in this order; and nothing goes into the log twice.
+            let belongs = match lost.get(index) {
+                Some(lost) => dots == lost,
+                None => {
+                    lost.is_empty() && !given[..index].iter().any(|before| before.overlaps(dots)) && !self.has(dots)
+                }
+            };
+            if !belongs {
+                return Err(RepairError::OtherDots { index });
+            }
+        }
+        for (index, view) in views.iter().enumerate() {
+            let origin = lock(&self.core.keys).origin(&view.header().origin());
             let origin = origin.ok_or(RepairError::Invalid { index, source: None })?;
             view.verify(&self.core.mesh, &self.core.channel, &origin)
                 .map_err(|source| RepairError::Invalid { index, source: Some(source) })?;
-            let last = header.seq() + u64::from(header.events()) - 1;
-            let certain = || hole.dots.iter().filter(|dots| dots.certain);
-            let named =
-                |dots: &crate::DotRange| (dots.origin, dots.first, dots.last) == (header.origin(), header.seq(), last);
-            // Where the index says what was lost, nothing else goes there; and nothing goes into the log twice.
-            if certain().next().is_some() && !certain().any(named) {
-                return Err(RepairError::OtherDots { index });
-            }
-            events += u64::from(header.events());
         }
-        Ok(events)
+        Ok(views)
     }
-}
 
-fn batch_events(batch: &[u8]) -> u64 {
-    SealedView::parse(batch).map_or(0, |view| u64::from(view.header().events()))
+    fn has(&self, dots: &DotRange) -> bool {
+        !self.core.find_dots(dots.origin, dots.first..dots.last + 1).is_empty()
+    }
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use net_transport::ShortId;
 
 use crate::disk::Published;
-use crate::format::{Entry, IndexFile, IndexMeta, LogId, OriginRange, SegmentParams};
+use crate::format::{Entry, IndexFile, IndexMeta, LogId, OFFSET_MAX, OriginRange, SegmentParams};
 
 /// One segment file, mapped.
 #[derive(Debug)]
@@ -59,6 +59,8 @@ pub(crate) struct Head {
 /// The index of the segment being written.
 #[derive(Debug, Default)]
 pub(crate) struct ActiveIndex {
+    /// Of the segment.
+    base: u64,
     entries: Vec<Entry>,
     origins: Vec<OriginRange>,
     numbers: BTreeMap<ShortId, usize>,
@@ -67,10 +69,10 @@ pub(crate) struct ActiveIndex {
 
 impl ActiveIndex {
     /// The index of an empty segment that follows one with these origins.
-    pub(crate) fn after(origins: &[OriginRange], last_hash: [u8; 32]) -> Self {
+    pub(crate) fn after(origins: &[OriginRange], base: u64, last_hash: [u8; 32]) -> Self {
         let origins: Vec<_> = origins.iter().map(|o| OriginRange { range: None, ..*o }).collect();
         let numbers = origins.iter().enumerate().map(|(i, o)| (o.origin, i)).collect();
-        Self { entries: Vec::new(), origins, numbers, last_hash }
+        Self { base, entries: Vec::new(), origins, numbers, last_hash }
     }
 
     pub(crate) fn push(&mut self, position: u64, origin: ShortId, seq: u64, events: u16, hash: [u8; 32]) {
@@ -92,6 +94,10 @@ impl ActiveIndex {
     pub(crate) fn head(&self, origin: &ShortId) -> Option<Head> {
         let range = &self.origins[*self.numbers.get(origin)?];
         Some(Head { next: range.next, hash: range.hash })
+    }
+
+    pub(crate) fn base(&self) -> u64 {
+        self.base
     }
 
     pub(crate) fn entries(&self) -> &[Entry] {
@@ -122,10 +128,19 @@ impl ActiveIndex {
     }
 }
 
+/// What is known of a sealed segment without opening it.
+#[derive(Debug, Default)]
+pub(crate) struct SealedSlot {
+    /// The segment, if somebody reads it.
+    pub(crate) segment: Weak<Segment>,
+    /// Bytes of its file, once somebody asked.
+    pub(crate) file_len: Option<u64>,
+}
+
 /// All segments of a log, by base offset; the last one is being written.
 #[derive(Debug)]
 pub(crate) struct Table {
-    pub(crate) sealed: BTreeMap<u64, Weak<Segment>>,
+    pub(crate) sealed: BTreeMap<u64, SealedSlot>,
     pub(crate) active: Arc<Segment>,
     /// The first offset that retention has left.
     pub(crate) first: u64,
@@ -139,6 +154,11 @@ impl Table {
         }
         let before = self.sealed.range(..=offset).next_back().or_else(|| self.sealed.first_key_value());
         before.map_or_else(|| self.active.base(), |(base, _)| *base)
+    }
+
+    /// Base offsets of the sealed segments, ascending, and of the active one.
+    pub(crate) fn bases(&self) -> Vec<u64> {
+        self.sealed.keys().copied().chain([self.active.base()]).collect()
     }
 
     /// Base of the segment after this one.
@@ -160,5 +180,5 @@ pub(crate) fn index_path(dir: &Path, base: u64) -> PathBuf {
 pub(crate) fn base_in_name(name: &str, extension: &str) -> Option<u64> {
     let digits = name.strip_suffix(extension)?.strip_suffix('.')?;
     let canonical = digits.len() == 16 && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    canonical.then(|| u64::from_str_radix(digits, 16).ok()).flatten()
+    canonical.then(|| u64::from_str_radix(digits, 16).ok()).flatten().filter(|base| *base <= OFFSET_MAX)
 }

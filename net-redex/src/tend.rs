@@ -9,8 +9,9 @@ use crate::AppendError;
 use crate::commit::GROW_BYTES;
 use crate::config::SyncPolicy;
 use crate::core::{Core, Writer, lock};
+use crate::disk::read_up_to;
 use crate::files::Files;
-use crate::format::{Floor, SEGMENT_HEADER_LEN};
+use crate::format::{Floor, SEGMENT_HEADER_LEN, SLOT_LEN, newest};
 use crate::mutants::mutant;
 use crate::open::remove_segment;
 use crate::segment::Segment;
@@ -176,28 +177,58 @@ impl Core {
         self.write_floor(&mut writer)
     }
 
+    /// Beside a process that writes, its manifest tells what its retention has given up.
+    pub(crate) fn look_for_trim(&self) -> io::Result<()> {
+        if self.config.read_only {
+            let file = lock(&self.writer).manifest.file.clone();
+            if let (Some(manifest), _) = newest(&read_up_to(&*file, 0, 2 * SLOT_LEN)?) {
+                let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+                table.first = table.first.max(manifest.first);
+            }
+        }
+        Ok(())
+    }
+
     /// Gives up the oldest segments that the retention does not want.
     pub(crate) fn retain(&self) -> io::Result<()> {
         let retention = self.config.retention;
         // A segment that is being written anew must not be given up meanwhile; the next round comes by again.
         let Ok(_rewriting) = self.rewriting.try_lock() else { return Ok(()) };
         loop {
-            let (oldest, next, bytes) = {
+            let (oldest, next) = {
                 let table = self.table();
                 let Some((&oldest, _)) = table.sealed.first_key_value() else { return Ok(()) };
-                let next = table.after(oldest).expect("the active segment comes after every sealed one");
-                let segments = table.sealed.len() as u64;
-                (oldest, next, segments * self.config.segment_bytes + table.active.allocated())
+                (oldest, table.after(oldest).expect("the active segment comes after every sealed one"))
             };
             let end = self.end_offset.load(Ordering::Acquire);
             let too_many = retention.events.is_some_and(|events| end - next >= events);
-            let too_large = retention.bytes.is_some_and(|limit| bytes > limit);
+            let too_large = match retention.bytes {
+                Some(limit) => self.stored_bytes()? > limit,
+                None => false,
+            };
             let too_old = retention.age.is_some_and(|age| self.is_older(oldest, age));
             if !(too_many || too_large || too_old) {
                 return Ok(());
             }
             self.trim(oldest, next)?;
         }
+    }
+
+    /// Bytes of all segment files. The files are looked at once; what compaction made shorter counts as what it is.
+    fn stored_bytes(&self) -> io::Result<u64> {
+        let unknown: Vec<u64> = {
+            let table = self.table();
+            table.sealed.iter().filter(|(_, slot)| slot.file_len.is_none()).map(|(base, _)| *base).collect()
+        };
+        for base in unknown {
+            let len = self.files().open(base)?.map_or(0, |opened| opened.len);
+            if let Some(slot) = self.table.write().unwrap_or_else(PoisonError::into_inner).sealed.get_mut(&base) {
+                slot.file_len = Some(len);
+            }
+        }
+        let table = self.table();
+        let sealed: u64 = table.sealed.values().filter_map(|slot| slot.file_len).sum();
+        Ok(sealed + table.active.allocated())
     }
 
     fn is_older(&self, base: u64, age: Duration) -> bool {

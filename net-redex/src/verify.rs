@@ -8,7 +8,7 @@ use net_identity::EntityId;
 use net_transport::ShortId;
 
 use crate::core::lock;
-use crate::hole::DotRange;
+use crate::hole::{DotRange, dots_of};
 use crate::{Batch, Found, Log, ReadError, Start};
 
 /// Faults that a verification lists; more are counted.
@@ -156,9 +156,7 @@ impl Verifier<'_> {
 
     fn batch(&mut self, batch: &Batch) {
         self.report.batches += 1;
-        let header = batch.header();
-        let last = header.seq() + u64::from(header.events()) - 1;
-        let dots = DotRange { origin: header.origin(), first: header.seq(), last, certain: true };
+        let dots = dots_of(batch.header());
         match self.verified(batch) {
             Ok(seal) => {
                 let before = self.report.faults.len() as u64 + self.report.more_faults;

@@ -10,12 +10,13 @@
 use std::fmt;
 use std::io;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
 
 use super::{DiskFile, write_all};
+use crate::mutants::mutant;
 
 /// A file mapped for reading. Nothing can be read from it but through a `Published`.
 pub struct Mapping(MmapRaw);
@@ -44,13 +45,15 @@ pub(crate) struct Published {
     map: Mapping,
     /// Bytes below this are never written again.
     end: AtomicU64,
+    /// Held while a sync runs; whether one has failed.
+    failed: Mutex<bool>,
 }
 
 impl Published {
     /// Maps `capacity` bytes of a file of which nothing is final yet.
     pub(crate) fn new(file: Arc<dyn DiskFile>, capacity: u64) -> io::Result<Self> {
         let map = file.map(capacity)?;
-        Ok(Self { file, map, end: AtomicU64::new(0) })
+        Ok(Self { file, map, end: AtomicU64::new(0), failed: Mutex::new(false) })
     }
 
     /// Bytes that are final.
@@ -85,9 +88,16 @@ impl Published {
         write_all(&*self.file, bytes, at)
     }
 
-    /// See [`DiskFile::fdatasync`].
+    /// See [`DiskFile::fdatasync`]. Once it has failed it fails for ever.
+    ///
+    /// The system tells one caller of a write that failed, and forgets it. So syncs of one file take turns, and each
+    /// learns of what those before it were told.
     pub(crate) fn fdatasync(&self) -> io::Result<()> {
-        self.file.fdatasync()
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        if *failed && !mutant!("retry_fsync") {
+            return Err(io::Error::other("an earlier sync of this file failed"));
+        }
+        self.file.fdatasync().inspect_err(|_| *failed = true)
     }
 
     /// See [`DiskFile::allocate`].
@@ -119,7 +129,7 @@ impl Published {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "sim"))]
 mod tests {
     use super::*;
     use crate::disk::{Disk, MemoryDisk, OpenMode};
@@ -139,6 +149,21 @@ mod tests {
         assert_eq!(reversed, None);
         assert!(published.publish(8193).is_err());
         assert_eq!(published.end(), 5);
+        Ok(())
+    }
+
+    #[test]
+    fn file_whose_sync_failed_once_never_syncs_again() -> io::Result<()> {
+        let disk = crate::disk::SimDisk::new(1);
+        let file = disk.open("a".as_ref(), OpenMode::Create)?;
+        file.allocate(8192)?;
+        let published = Published::new(file, 8192)?;
+        published.write(b"hello", 0)?;
+        disk.inject(crate::disk::Fault::Sync(0));
+        assert!(published.fdatasync().is_err());
+        // The disk would say yes now, having forgotten what it lost.
+        assert!(published.fdatasync().is_err());
+        assert_eq!(disk.syncs(), 1);
         Ok(())
     }
 

@@ -29,7 +29,7 @@ pub enum OpenMode {
 
 /// A file system, as little of it as the log needs.
 pub trait Disk: Send + Sync + fmt::Debug {
-    /// Makes a directory and those above it, for this user alone.
+    /// Makes a directory and those above it, for this user alone, and makes their names last.
     ///
     /// # Errors
     /// What the file system says.
@@ -64,6 +64,12 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// # Errors
     /// What the file system says.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+
+    /// Whether somebody holds the lock that the file at `path` stands for.
+    ///
+    /// # Errors
+    /// What the file system says.
+    fn is_locked(&self, path: &Path) -> io::Result<bool>;
 
     /// Takes the lock that the file at `path` stands for, until the result is dropped.
     ///

@@ -21,7 +21,12 @@ pub struct RealDisk;
 impl Disk for RealDisk {
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
         use std::os::unix::fs::DirBuilderExt;
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
+        // A directory is named by the one above it, and a name lasts when that one was synced.
+        let new = dir.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists());
+        let above: Vec<&Path> = new.filter_map(Path::parent).collect();
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        let here = Path::new(".");
+        above.into_iter().try_for_each(|dir| self.sync_dir(if dir.as_os_str().is_empty() { here } else { dir }))
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
@@ -53,6 +58,18 @@ impl Disk for RealDisk {
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let fd = rustix::fs::open(dir, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         Ok(rustix::fs::fsync(fd)?)
+    }
+
+    fn is_locked(&self, path: &Path) -> io::Result<bool> {
+        match rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(fd) => match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockShared) {
+                Ok(()) => Ok(false),
+                Err(Errno::WOULDBLOCK) => Ok(true),
+                Err(error) => Err(error.into()),
+            },
+            Err(Errno::NOENT) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn lock(&self, path: &Path) -> Result<Box<dyn fmt::Debug + Send + Sync>, LockError> {
@@ -192,6 +209,10 @@ impl Disk for MemoryDisk {
 
     fn sync_dir(&self, _: &Path) -> io::Result<()> {
         Ok(())
+    }
+
+    fn is_locked(&self, _: &Path) -> io::Result<bool> {
+        Ok(false)
     }
 
     fn lock(&self, _: &Path) -> Result<Box<dyn fmt::Debug + Send + Sync>, LockError> {

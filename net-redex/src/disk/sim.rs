@@ -345,6 +345,10 @@ impl Disk for SimDisk {
         Ok(())
     }
 
+    fn is_locked(&self, path: &Path) -> io::Result<bool> {
+        Ok(self.call()?.locks.contains(path))
+    }
+
     fn lock(&self, path: &Path) -> Result<Box<dyn fmt::Debug + Send + Sync>, LockError> {
         let mut state = self.call()?;
         if !state.locks.insert(path.to_owned()) {

@@ -7,7 +7,7 @@ use net_transport::ShortId;
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::{LogId, PAGE_LEN, RECORD_ALIGN, page_is_sound, seal_page};
+use super::{LogId, OFFSET_MAX, PAGE_LEN, RECORD_ALIGN, page_is_sound, seal_page};
 
 const MAGIC: [u8; 8] = *b"NETINDEX";
 const VERSION: u32 = 1;
@@ -111,7 +111,7 @@ pub(crate) struct IndexFile {
 /// Why bytes are no index of the segment at hand. The index is then made again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum IndexError {
-    /// A page is damaged or missing.
+    /// A page is damaged or missing, or says what no segment can hold.
     #[error("the index is damaged")]
     Damaged,
 }
@@ -170,7 +170,7 @@ impl IndexFile {
     /// Parses a file.
     ///
     /// # Errors
-    /// [`IndexError::Damaged`] if a checksum does not hold or bytes are missing or left over.
+    /// [`IndexError::Damaged`] if a checksum does not hold, bytes are missing or left over, or a number is out of range.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, IndexError> {
         let (first, mut rest) = bytes.split_at_checked(PAGE_LEN).ok_or(IndexError::Damaged)?;
         if !page_is_sound(first) {
@@ -200,6 +200,12 @@ impl IndexFile {
                 next: raw.next.get(),
                 hash: raw.hash,
             })?;
+        let countable = |e: &Entry| e.seq.checked_add(u64::from(e.events)).is_some();
+        let nameable = |o: &OriginRange| o.range.is_none_or(|(_, last)| last < u64::MAX);
+        let offsets = meta.base.get() <= meta.end_offset.get() && meta.end_offset.get() <= OFFSET_MAX;
+        if !offsets || !entries.iter().all(countable) || !origins.iter().all(nameable) {
+            return Err(IndexError::Damaged);
+        }
         let meta = IndexMeta {
             log: LogId(meta.log),
             base: meta.base.get(),

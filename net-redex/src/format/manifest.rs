@@ -3,7 +3,7 @@
 use zerocopy::byteorder::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::{LogId, PAGE_LEN, page_is_sound, seal_page};
+use super::{LogId, OFFSET_MAX, PAGE_LEN, RECORD_ALIGN, SEGMENT_HEADER_LEN, page_is_sound, seal_page};
 
 /// Bytes of one of the two slots.
 pub(crate) const SLOT_LEN: usize = PAGE_LEN;
@@ -78,7 +78,7 @@ impl Manifest {
         page
     }
 
-    /// What a slot says, or nothing if it is damaged, empty or of another version.
+    /// What a slot says, or nothing if it is damaged, empty, of another version, or names an impossible place.
     #[must_use]
     pub(crate) fn decode(page: &[u8]) -> Option<Self> {
         if !page_is_sound(page) {
@@ -87,17 +87,20 @@ impl Manifest {
         let (fixed, rest) = Fixed::ref_from_prefix(page).ok()?;
         let zeros = &rest[..rest.len() - 4];
         let known = fixed.magic == MAGIC && fixed.version.get() == VERSION && fixed.zero.get() == 0;
-        (known && zeros.iter().all(|b| *b == 0)).then(|| Self {
+        let (segment, position, offset) =
+            (fixed.floor_segment.get(), fixed.floor_position.get(), fixed.floor_offset.get());
+        let possible = segment <= offset
+            && fixed.first.get() <= offset
+            && offset <= OFFSET_MAX
+            && position >= SEGMENT_HEADER_LEN as u64
+            && position.is_multiple_of(RECORD_ALIGN as u64);
+        (known && possible && zeros.iter().all(|b| *b == 0)).then(|| Self {
             log: LogId(fixed.log),
             generation: fixed.generation.get(),
             channel: fixed.channel,
             mesh: fixed.mesh,
             first: fixed.first.get(),
-            floor: Floor {
-                segment: fixed.floor_segment.get(),
-                position: fixed.floor_position.get(),
-                offset: fixed.floor_offset.get(),
-            },
+            floor: Floor { segment, position, offset },
         })
     }
 }
@@ -116,6 +119,16 @@ pub(crate) fn newest(file: &[u8]) -> (Option<Manifest>, usize) {
         }
     }
     (best, damaged)
+}
+
+/// The version of a sound slot that is not ours: then nothing in the directory is ours to judge.
+#[must_use]
+pub(crate) fn other_version(file: &[u8]) -> Option<u32> {
+    let version = |page| {
+        let (fixed, _) = Fixed::ref_from_prefix(page).ok()?;
+        (page_is_sound(page) && fixed.magic == MAGIC).then(|| fixed.version.get())
+    };
+    file.chunks(SLOT_LEN).take(2).filter_map(version).find(|version| *version != VERSION)
 }
 
 /// Byte position of the slot that this generation is written to.
@@ -150,5 +163,25 @@ mod tests {
         assert_eq!(newest(&[]), (None, 0));
         assert_eq!(newest(&[0; 8192]), (None, 0));
         assert_eq!(newest(&sample(1).encode()[..4000]), (None, 1));
+        assert_eq!(other_version(&file), None);
+    }
+
+    #[test]
+    fn impossible_places_and_other_versions_are_no_manifest() {
+        let possible = sample(1);
+        let with = |floor| Manifest { floor, ..possible };
+        for (what, bad) in [
+            ("position in the header", with(Floor { position: 64, ..possible.floor })),
+            ("position between records", with(Floor { position: 4097, ..possible.floor })),
+            ("segment behind the offset", with(Floor { segment: 13, ..possible.floor })),
+            ("an offset that nothing could follow", with(Floor { offset: u64::MAX, ..possible.floor })),
+            ("first behind the floor", Manifest { first: 13, ..possible }),
+        ] {
+            assert_eq!(Manifest::decode(&bad.encode()), None, "{what}");
+        }
+        let mut page = possible.encode();
+        page[8] = 2;
+        seal_page(&mut page);
+        assert_eq!((Manifest::decode(&page), other_version(&page)), (None, Some(2)));
     }
 }

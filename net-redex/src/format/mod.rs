@@ -6,7 +6,7 @@ mod record;
 mod segment;
 
 pub(crate) use index::{Entry, IndexFile, IndexMeta, OriginRange};
-pub(crate) use manifest::{Floor, Manifest, SLOT_LEN, newest, slot_of};
+pub(crate) use manifest::{Floor, Manifest, SLOT_LEN, newest, other_version, slot_of};
 pub(crate) use record::{
     FLAG_COMPACTED, FLAG_SYNCED_BEFORE, Probe, RECORD_ALIGN, RECORD_HEADER_LEN, RecordHeader, RecordParams, SECTOR_LEN,
     Stored, body_crc, header, hint, mark_synced_before, probe, push, record_len, salvage,
@@ -37,6 +37,10 @@ impl fmt::Debug for LogId {
         fmt::Display::fmt(self, f)
     }
 }
+
+/// The highest offset a log can have. Offsets above it are damage or a lie, so that counting on from one that was read
+/// never overflows.
+pub(crate) const OFFSET_MAX: u64 = 1 << 63;
 
 /// A page of 4096 bytes whose last four are the checksum of the rest.
 pub(crate) const PAGE_LEN: usize = 4096;

@@ -4,7 +4,7 @@ use net_transport::{FRAME_LEN_MAX, HEADER_LEN, Header};
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::LogId;
+use super::{LogId, OFFSET_MAX};
 
 /// Bytes of a record header.
 pub(crate) const RECORD_HEADER_LEN: usize = 32;
@@ -205,14 +205,20 @@ fn frame<'a>(body: &'a [u8], header: &RecordHeader) -> Option<(&'a Header, &'a [
     let frame_header = Header::parse(frame).ok()?;
     let whole = HEADER_LEN + frame_header.payload_len();
     let fits = if header.flags() & FLAG_COMPACTED == 0 { frame.len() == whole } else { frame.len() <= whole };
-    (fits && frame_header.events() > 0).then_some((frame_header, frame))
+    let counts = countable(frame_header) && header.offset() <= OFFSET_MAX;
+    (fits && counts).then_some((frame_header, frame))
+}
+
+/// There are events in the frame, and the seq after the last of them is a number.
+fn countable(header: &Header) -> bool {
+    header.events() > 0 && header.seq().checked_add(u64::from(header.events())).is_some()
 }
 
 /// The frame's header in a record that is damaged: a hint of whose events it held, and no proof.
 #[must_use]
 pub(crate) fn hint(bytes: &[u8]) -> Option<&Header> {
     let header = Header::parse(bytes.get(RECORD_HEADER_LEN..)?).ok()?;
-    (header.events() > 0).then_some(header)
+    countable(header).then_some(header)
 }
 
 /// If the header of the record at the start of `bytes` is damaged and its body is not: the body's length in bytes.

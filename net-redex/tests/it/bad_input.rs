@@ -1,6 +1,11 @@
 //! Bad input, by name: each is refused or passed over, and nothing panics.
 
-use net_redex::{AppendError, Found, Log, LogConfig, OpenError, Start, SyncPolicy};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use net_redex::disk::{Disk, DiskFile, LockError, OpenMode, RealDisk};
+use net_redex::{AppendError, Found, Log, LogConfig, NewEvent, OpenError, Start, SyncPolicy};
 use net_transport::FRAME_LEN_MAX;
 
 use crate::support::{Origin, batches, config, read_all};
@@ -124,11 +129,13 @@ fn segment_with_another_logs_id_is_a_hole() {
 fn missing_segment_is_a_hole_and_the_rest_is_read() {
     let (dir, _) = filled(64 << 10, 60);
     std::fs::remove_file(dir.path().join("0000000000000000.seg")).expect("there");
-    // What is missing at the front is what retention gives up; what is missing between is a loss.
     let log = Log::open(dir.path(), config()).expect("it opens");
-    let first = log.first_offset();
-    assert!(first > 0);
-    assert_eq!(batches(&log).len() as u64, 60 - first);
+    assert_eq!(log.first_offset(), 0, "retention has given up nothing");
+    let all = read_all(&log);
+    let Found::Hole(hole) = &all[0] else { panic!("a hole: {:?}", all[0]) };
+    assert!(hole.offsets.start == 0 && hole.bytes.is_empty(), "{hole:?}");
+    assert_eq!(all.len() as u64, 1 + 60 - hole.offsets.end);
+    assert!(all[1..].iter().all(|found| matches!(found, Found::Batch(_))));
 }
 
 #[test]
@@ -229,6 +236,137 @@ fn read_only_opens_what_is_there_and_writes_nothing() {
     assert!(image() == before, "nothing was written");
     let nothing = tempfile::tempdir().expect("a directory");
     assert!(Log::open(nothing.path(), config().read_only()).is_err());
+}
+
+#[test]
+fn read_only_beside_a_writer_shows_what_the_floor_vouches_for() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let retention = net_redex::Retention::default().events(20);
+    let config = || config().segment_bytes(64 << 10).without_threads();
+    let writer = Log::open(dir.path(), config().retention(retention)).expect("a new log");
+    let mut origin = Origin::new(1);
+    let mut append = |count| {
+        for _ in 0..count {
+            let _ack = writer.append(&origin.batch(&[&[5; 3000]])).wait().expect("room");
+        }
+    };
+    append(25);
+    writer.tend();
+    append(5);
+    // The writer is in the middle of something above its floor.
+    let beside = Log::open(dir.path(), config().read_only()).expect("a writer is no obstacle");
+    assert_eq!(beside.recovery(), &net_redex::Recovery::default());
+    assert_eq!((beside.next_offset(), batches(&beside).len()), (25, 25));
+    let mut behind = beside.read(Start::Earliest).expect("readable");
+    append(60);
+    writer.tend();
+    let first = writer.first_offset();
+    assert!(first > 25);
+    let found = behind.next_found().expect("readable");
+    assert!(
+        matches!(found, Some(Found::Trimmed { first: f }) if f == first),
+        "a trim of the writer's, no hole: {found:?}"
+    );
+    let beside = Log::open(dir.path(), config().read_only()).expect("a writer is no obstacle");
+    assert_eq!((beside.first_offset(), beside.next_offset()), (first, 90));
+}
+
+#[test]
+fn later_version_is_refused_and_nothing_is_touched() {
+    let (dir, _) = filled(64 << 10, 10);
+    let path = dir.path().join("MANIFEST");
+    let mut bytes = std::fs::read(&path).expect("there");
+    for slot in bytes.chunks_mut(4096) {
+        slot[8] = 2;
+        let crc = crc32c::crc32c(&slot[..4092]);
+        slot[4092..].copy_from_slice(&crc.to_le_bytes());
+    }
+    std::fs::write(&path, &bytes).expect("writable");
+    for config in [config(), config().read_only()] {
+        assert!(matches!(Log::open(dir.path(), config), Err(OpenError::Version { found: 2, .. })));
+    }
+    assert_eq!(std::fs::read(&path).expect("there"), bytes);
+}
+
+#[test]
+fn empty_and_oversize_paths_are_refused() {
+    assert!(matches!(Log::open("", config()), Err(OpenError::Config(_))));
+    let dir = tempfile::tempdir().expect("a directory");
+    let long = dir.path().join("x".repeat(300));
+    assert!(matches!(Log::open(long, config()), Err(OpenError::Io { .. })));
+    assert_eq!(std::fs::read_dir(dir.path()).expect("readable").count(), 0);
+}
+
+#[test]
+fn empty_and_oversize_keys_headers_and_payloads_are_refused() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let log = Log::open(dir.path(), LogConfig::default()).expect("a new log");
+    let writer = log.writer(Arc::new(net_identity::EntityKey::from_secret(&[1; 32]))).expect("a writer");
+    let (key, payload, value) = (vec![1; 1025], vec![1; (1 << 20) + 1], vec![1; 17 << 10]);
+    let name = "n".repeat(300);
+    for event in [
+        NewEvent { key: Some(b""), ..NewEvent::default() },
+        NewEvent { key: Some(&key), ..NewEvent::default() },
+        NewEvent { payload: &payload, ..NewEvent::default() },
+        NewEvent { headers: &[("name", &value)], ..NewEvent::default() },
+        NewEvent { headers: &[(&name, b"")], ..NewEvent::default() },
+    ] {
+        assert!(matches!(writer.append(event), Err(net_redex::WriteError::Event(_))), "{:?}", event.headers);
+    }
+    assert_eq!(log.next_offset(), 0);
+    let _ack = writer.append(NewEvent { headers: &[("name", b"")], ..NewEvent::default() }).expect("written");
+    assert_eq!(log.next_offset(), 1);
+}
+
+/// A file system that is mounted read-only.
+#[derive(Debug)]
+struct ReadOnlyDisk;
+
+impl Disk for ReadOnlyDisk {
+    fn create_dir(&self, _: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        RealDisk.list(dir)
+    }
+
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
+        if mode == OpenMode::Read { RealDisk.open(path, mode) } else { Err(io::ErrorKind::ReadOnlyFilesystem.into()) }
+    }
+
+    fn rename(&self, _: &Path, _: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn remove(&self, _: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn sync_dir(&self, _: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn is_locked(&self, path: &Path) -> io::Result<bool> {
+        RealDisk.is_locked(path)
+    }
+
+    fn lock(&self, _: &Path) -> Result<Box<dyn std::fmt::Debug + Send + Sync>, LockError> {
+        Err(io::Error::from(io::ErrorKind::ReadOnlyFilesystem).into())
+    }
+}
+
+#[test]
+fn read_only_directory_is_refused_for_writing_and_read_when_asked() {
+    let (dir, origin) = filled(64 << 10, 40);
+    let config = || config().disk(Arc::new(ReadOnlyDisk));
+    let refused = Log::open(dir.path(), config());
+    assert!(
+        matches!(&refused, Err(OpenError::Io { source, .. }) if source.kind() == io::ErrorKind::ReadOnlyFilesystem)
+    );
+    let log = Log::open(dir.path(), config().read_only()).expect("it opens");
+    assert_eq!(batches(&log).len(), 40);
+    assert_eq!(log.verify(&[origin.key.id()], &[]).expect("readable").faults, []);
 }
 
 #[test]

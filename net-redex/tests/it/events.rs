@@ -148,6 +148,41 @@ fn compaction_takes_superseded_bodies_and_leaves_chain_and_signatures() {
     assert!(matches!(log.compact(), Err(net_redex::CompactError::Unreadable { .. })), "refused without the key");
 }
 
+/// Keyed events of 2,000 bytes; after compaction of the first segments only the newest of each key has a body.
+fn keyed(log: &Log, count: u8) -> net_redex::Writer {
+    let writer = log.writer(signer(1)).expect("a writer");
+    for i in 0..count {
+        let event = NewEvent { payload: &[7; 2000], key: Some(&[i % 4]), ..NewEvent::default() };
+        let _ack = writer.append(event).expect("written");
+    }
+    writer
+}
+
+#[test]
+fn bytes_that_compaction_freed_do_not_count_for_retention() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = LogConfig::default().segment_bytes(64 << 10).without_threads();
+    let limit = 6 * (64 << 10);
+    let log = Log::open(dir.path(), config.retention(Retention::default().bytes(limit))).expect("a new log");
+    let writer = keyed(&log, 100);
+    log.tend();
+    assert_eq!(log.first_offset(), 0, "it just fits");
+    assert!(log.compact().expect("all opens").segments >= 2);
+    for i in 0..60_u8 {
+        let event = NewEvent { payload: &[7; 2000], key: Some(&[100 + i]), ..NewEvent::default() };
+        let _ack = writer.append(event).expect("written");
+        log.tend();
+    }
+    assert_eq!(log.first_offset(), 0, "compaction has made room for these");
+    let bytes: u64 = std::fs::read_dir(dir.path())
+        .expect("readable")
+        .map(|entry| entry.expect("readable"))
+        .filter(|entry| entry.file_name().to_string_lossy().ends_with(".seg"))
+        .map(|entry| entry.metadata().expect("readable").len())
+        .sum();
+    assert!(bytes <= limit, "{bytes}");
+}
+
 #[test]
 fn retention_gives_up_whole_segments_while_a_reader_tails() {
     for retention in [

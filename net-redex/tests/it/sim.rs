@@ -391,6 +391,64 @@ fn failed_write_does_not_come_back_behind_a_shorter_one() {
 }
 
 #[test]
+fn what_supersedes_is_on_the_disk_before_compaction_takes_what_is_superseded() {
+    let disk = SimDisk::new(1);
+    let log = open(&disk, SyncPolicy::None).expect("a new log");
+    let mut origin = Origin::new(1);
+    log.add_key(origin.key.id(), origin.sender_key.clone()).expect("written");
+    for _ in 0..30 {
+        assert!(log.append(&origin.keyed_batch(&[(Some(b"k"), &[1; 5000])])).wait().is_ok());
+    }
+    // A workload's syncs, up to the last batch.
+    log.sync().expect("no faults");
+    assert!(log.append(&origin.keyed_batch(&[(Some(b"k"), b"the newest")])).wait().is_ok());
+    let compacted = log.compact().expect("all opens").batches;
+    assert!(compacted > 10, "{compacted}");
+    let after = disk.after_power_cut(PowerCut::Nothing);
+    let log = open(&after, SyncPolicy::None).expect("it opens");
+    log.add_key(origin.key.id(), origin.sender_key.clone()).expect("written");
+    let latest = log.latest(b"k").expect("readable").expect("a value of the key is left");
+    assert_eq!(latest.payload(), b"the newest");
+}
+
+#[test]
+fn power_cut_at_every_call_of_a_compaction_leaves_every_head_and_the_newest_of_each_key() {
+    let written = || {
+        let disk = SimDisk::new(1);
+        let log = open(&disk, SyncPolicy::Group).expect("a new log");
+        let mut origin = Origin::new(1);
+        log.add_key(origin.key.id(), origin.sender_key.clone()).expect("written");
+        for i in 0..40_u8 {
+            assert!(log.append(&origin.keyed_batch(&[(Some(&[i % 3]), &[i; 4000])])).wait().is_ok());
+        }
+        (disk, log, origin)
+    };
+    let (quiet, log, _) = written();
+    let from = quiet.calls();
+    assert!(log.compact().expect("no faults").segments >= 2);
+    let to = quiet.calls();
+    drop(log);
+    for call in from..to {
+        let (disk, log, origin) = written();
+        disk.inject(Fault::PowerOff(call));
+        assert!(log.compact().is_err(), "call {call}");
+        for cut in cuts(&disk) {
+            let after = disk.after_power_cut(cut);
+            let log = open(&after, SyncPolicy::Group).expect("it opens");
+            log.add_key(origin.key.id(), origin.sender_key.clone()).expect("written");
+            let what = format!("call {call}, {cut:?}");
+            assert_eq!(read_all(&log).len(), 40, "{what}");
+            assert_eq!(log.verify(&[], &[]).expect("readable").faults, [], "{what}");
+            for key in 0..3_u8 {
+                let newest = 39 - (39 - key) % 3;
+                let latest = log.latest(&[key]).expect("readable").expect("there");
+                assert_eq!(latest.payload()[0], newest, "{what}");
+            }
+        }
+    }
+}
+
+#[test]
 fn sync_covers_segments_that_were_left() {
     let disk = SimDisk::new(1);
     let log = open(&disk, SyncPolicy::None).expect("a new log");

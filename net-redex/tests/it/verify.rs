@@ -187,6 +187,52 @@ fn index_names_what_a_hole_held_when_the_batch_cannot() {
 }
 
 #[test]
+fn hole_moves_with_its_segment_when_that_is_compacted_and_can_be_filled_there() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut origin = Origin::new(1);
+    let frames: Vec<_> = (0..60_u8).map(|i| origin.keyed_batch(&[(Some(&[i % 4]), &[5; 3000])])).collect();
+    let open = || {
+        let log = Log::open(dir.path(), config().segment_bytes(64 << 10)).expect("it opens");
+        log.add_key(origin.key.id(), origin.sender_key.clone()).expect("written");
+        log
+    };
+    let log = open();
+    for frame in &frames {
+        let _ack = log.append(frame).wait().expect("room");
+    }
+    log.close().expect("closed");
+    let path = dir.path().join("0000000000000000.seg");
+    let file = std::fs::OpenOptions::new().write(true).open(&path).expect("there");
+    let record_len = (frames[0].len() as u64 + 32).next_multiple_of(64);
+    // Head and all: only the index knows what it was.
+    file.write_all_at(&vec![0xaa; 400], 4096 + 9 * record_len).expect("writable");
+    drop(file);
+    let log = open();
+    let [before] = &log.scrub().expect("readable").holes[..] else { panic!("one hole") };
+    assert!(log.compact().expect("the rest opens").batches > 20);
+    let [after] = &log.holes()[..] else { panic!("one hole") };
+    assert!(after.bytes.start < before.bytes.start, "{before:?} {after:?}");
+    assert_eq!((&after.offsets, &after.dots), (&before.offsets, &before.dots));
+    assert!(matches!(log.repair(before, &[&frames[9]]), Err(net_redex::RepairError::NoHole)));
+    let check = |log: &Log| {
+        let [scrubbed] = &log.scrub().expect("readable").holes[..] else { panic!("one hole") };
+        assert_eq!(scrubbed, after);
+    };
+    check(&log);
+    drop(log);
+    let log = open();
+    check(&log);
+    let twice = [frames[9].as_slice(), &frames[9]];
+    assert!(matches!(log.repair(after, &twice), Err(net_redex::RepairError::WrongSize { expected: 1, found: 2 })));
+    assert!(matches!(log.repair(after, &[&frames[8]]), Err(net_redex::RepairError::OtherDots { index: 0 })));
+    log.repair(after, &[&frames[9]]).expect("that is the one");
+    assert_eq!(log.scrub().expect("readable").holes, []);
+    assert_eq!(log.verify(&[], &[]).expect("readable").faults, []);
+    assert_eq!(log.find(&origin.short(), 1009), Some(9));
+    assert!(batches(&log).iter().map(net_redex::Batch::offset).eq(0..60));
+}
+
+#[test]
 fn hole_is_filled_with_what_another_keeper_has_and_with_nothing_else() {
     let (one, two) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
     let mut origin = Origin::new(1);
