@@ -97,6 +97,9 @@ pub struct LogConfig {
     /// What seals the key ring on the disk: the node derives it for this log from its seed. Default: none, and keys
     /// of writers are kept in memory only, so what they wrote cannot be opened after the process ends.
     pub ring_secret: Option<RingSecret>,
+    /// Within this time every sealed segment is read again from the disk and checked, so that rot is found while
+    /// another copy may still be had. Default: a week. None: only [`Log::scrub`](crate::Log::scrub) does it.
+    pub scrub: Option<Duration>,
     /// Whether threads of the log's own make room ahead, move the floor, and enforce retention. Without them, call
     /// `Log::tend` from time to time; and an append that is awaited, rather than waited for, blocks in its poll.
     /// Default: yes.
@@ -120,6 +123,7 @@ impl Default for LogConfig {
             retention: Retention::FOREVER,
             channel: None,
             ring_secret: None,
+            scrub: Some(Duration::from_secs(7 * 24 * 3600)),
             background: true,
             read_only: false,
             disk: Arc::new(RealDisk),
@@ -173,6 +177,12 @@ impl LogConfig {
     #[must_use]
     pub fn ring_secret(self, secret: [u8; 32]) -> Self {
         Self { ring_secret: Some(RingSecret(Zeroizing::new(secret))), ..self }
+    }
+
+    /// The same, with every sealed segment read again within this time.
+    #[must_use]
+    pub fn scrub(self, within: Option<Duration>) -> Self {
+        Self { scrub: within, ..self }
     }
 
     /// The same, without threads of its own.

@@ -162,6 +162,8 @@ pub(crate) struct Counters {
     pub(crate) rolls: AtomicU64,
     pub(crate) refused: AtomicU64,
     pub(crate) chore_failures: AtomicU64,
+    pub(crate) scrubbed: AtomicU64,
+    pub(crate) holes_forgotten: AtomicU64,
 }
 
 /// Where a batch stands in the queue.

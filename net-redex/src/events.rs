@@ -1,8 +1,12 @@
 //! Reading events: each batch's signature is verified, and its body opened, before its events are given out.
 
 use std::collections::HashMap;
+use std::future::Future;
 use std::ops::Range;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use net_channel::{BatchError, EventRef, KeyId, OpenBatch, OpenError as BatchOpenError, SealedBatch, SenderKey};
@@ -297,6 +301,56 @@ impl Events {
         }
         let (_, origin, key) = self.key.as_ref().expect("just set, or known");
         self.log.open_with(batch, origin, key)
+    }
+}
+
+impl Events {
+    /// Blocks until there is an item, or the time is over.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn wait_item(&mut self, timeout: Duration) -> Result<Option<EventItem>, ReadError> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let version = self.log.core.watch.version();
+            if let Some(item) = self.next_item()? {
+                return Ok(Some(item));
+            }
+            if !self.log.core.watch.wait(version, deadline.saturating_duration_since(Instant::now())) {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// What comes next, as soon as there is something: first history, then what is appended, without a seam.
+    ///
+    /// # Cancel safety
+    /// Dropped, nothing is lost.
+    pub fn follow(&mut self) -> FollowEvents<'_> {
+        FollowEvents { events: self }
+    }
+}
+
+/// Waits for the next item of [`Events`].
+#[derive(Debug)]
+#[must_use = "futures do nothing unless they are awaited"]
+pub struct FollowEvents<'a> {
+    events: &'a mut Events,
+}
+
+impl Future for FollowEvents<'_> {
+    type Output = Result<EventItem, ReadError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        loop {
+            let version = self.events.log.core.watch.version();
+            if let Some(item) = self.events.next_item()? {
+                return Poll::Ready(Ok(item));
+            }
+            if self.events.log.core.watch.poll(version, context).is_pending() {
+                return Poll::Pending;
+            }
+        }
     }
 }
 

@@ -19,6 +19,10 @@ struct State<R> {
     lead_offered: bool,
 }
 
+/// The place of one waiter's waker in a group.
+#[derive(Debug, Default)]
+pub(crate) struct WakerSlot(Option<usize>);
+
 /// Why waiting for a group ended.
 pub(crate) enum Waited<R> {
     Done(R),
@@ -64,14 +68,18 @@ impl<R: Clone> Group<R> {
         }
     }
 
-    /// Whether the group is done; if not, the waker is woken when it is.
-    pub(crate) fn poll(&self, context: &Context<'_>) -> Poll<R> {
+    /// Whether the group is done; if not, the waker is woken when it is. `slot` is this waiter's, the same each time.
+    pub(crate) fn poll(&self, context: &Context<'_>, slot: &mut WakerSlot) -> Poll<R> {
         let mut state = self.lock();
         if let Some(result) = &state.result {
             return Poll::Ready(result.clone());
         }
-        if !state.wakers.iter().any(|waker| waker.will_wake(context.waker())) {
-            state.wakers.push(context.waker().clone());
+        match slot.0.and_then(|slot| state.wakers.get_mut(slot)) {
+            Some(waker) => waker.clone_from(context.waker()),
+            None => {
+                slot.0 = Some(state.wakers.len());
+                state.wakers.push(context.waker().clone());
+            }
         }
         Poll::Pending
     }

@@ -65,19 +65,21 @@ impl KeyRing {
             Err(source) => return Err(OpenError::Io { path, source }),
         };
         let bytes = read_up_to(&*file, 0, FILE_LEN_MAX).opening(&path)?;
-        let damaged = |what| OpenError::Damaged { path: path.clone(), what };
-        let parsed = parse_clear(&bytes).ok_or_else(|| {
-            damaged("the key ring is damaged: restore it, or remove it and lose what opens the batches")
-        })?;
-        let (origins, sealed) = parsed;
+        Self::parse(&bytes, files.config.ring_secret.as_ref().map(|secret| &*secret.0), files.id.0)
+            .map_err(|what| OpenError::Damaged { path, what })
+    }
+
+    fn parse(bytes: &[u8], secret: Option<&[u8; 32]>, log: [u8; 16]) -> Result<Self, &'static str> {
+        let (origins, sealed) = parse_clear(bytes)
+            .ok_or("the key ring is damaged: restore it, or remove it and lose what opens the batches")?;
         let mut ring = Self { origins, ..Self::default() };
         let clear_len = bytes.len() - sealed.len();
-        match (&files.config.ring_secret, sealed.is_empty()) {
+        match (secret, sealed.is_empty()) {
             (_, true) => {}
             (None, false) => ring.locked = Some(sealed.to_vec()),
             (Some(secret), false) => {
-                ring.keys = open_sealed(&secret.0, &bytes[..clear_len], files.id.0, sealed)
-                    .ok_or_else(|| damaged("the key ring does not open: the ring secret is another one"))?;
+                ring.keys = open_sealed(secret, &bytes[..clear_len], log, sealed)
+                    .ok_or("the key ring does not open: the ring secret is another one")?;
             }
         }
         Ok(ring)
@@ -153,6 +155,19 @@ impl KeyRing {
         bytes.extend_from_slice(&crc.to_le_bytes());
         bytes
     }
+}
+
+/// Whether these bytes are a key ring that this secret opens. For fuzzers.
+#[cfg(fuzzing)]
+pub(crate) fn reads(bytes: &[u8], secret: &[u8; 32], log: [u8; 16]) -> bool {
+    let with = KeyRing::parse(bytes, Some(secret), log);
+    let without = KeyRing::parse(bytes, None, log);
+    if let (Ok(with), Ok(without)) = (&with, &without) {
+        assert_eq!(with.origins, without.origins, "the clear part depends on the secret");
+        assert!(with.origins.len() * 32 <= bytes.len() && with.keys.len() * KEY_ENTRY_LEN <= bytes.len());
+    }
+    assert!(with.is_err() || without.is_ok(), "the secret makes a damaged ring sound");
+    with.is_ok()
 }
 
 const FILE_LEN_MAX: usize = 12 + 4 + KEYS_MAX * (32 + KEY_ENTRY_LEN) + SALT_LEN + TAG_LEN;

@@ -38,6 +38,8 @@ mod error;
 mod events;
 mod files;
 mod format;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod group;
 mod hole;
 mod keyring;
@@ -58,7 +60,7 @@ mod writer;
 pub use compact::{CompactError, Compaction};
 pub use config::{Clock, Entropy, LogConfig, Retention, RingSecret, SyncPolicy};
 pub use error::{AppendError, OpenError, ReadError};
-pub use events::{EventItem, Events, LogEvent, SealedWhy};
+pub use events::{EventItem, Events, FollowEvents, LogEvent, SealedWhy};
 pub use format::LogId;
 pub use hole::{DotRange, Hole};
 pub use keyring::KeyRingError;

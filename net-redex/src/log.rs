@@ -14,7 +14,7 @@ use net_transport::MeshId;
 use crate::config::LogConfig;
 use crate::core::{AppendGroup, Core, Staged, Waiter, lock};
 use crate::format::LogId;
-use crate::group::Waited;
+use crate::group::{Waited, WakerSlot};
 use crate::hole::Hole;
 use crate::open::{DirLock, open};
 use crate::recovery::Recovery;
@@ -93,8 +93,12 @@ pub struct LogMetrics {
     pub refused: u64,
     /// Chores that failed and are tried again.
     pub chore_failures: u64,
+    /// Sealed segments read again in the background.
+    pub scrubbed: u64,
     /// Holes known.
     pub holes: u64,
+    /// Holes that were found, told, and not remembered: there are 65,536 already.
+    pub holes_forgotten: u64,
 }
 
 impl Log {
@@ -174,7 +178,9 @@ impl Log {
             rolls: read(&c.rolls),
             refused: read(&c.refused),
             chore_failures: read(&c.chore_failures),
+            scrubbed: read(&c.scrubbed),
             holes: lock(&self.core.holes).len() as u64,
+            holes_forgotten: read(&c.holes_forgotten),
         }
     }
 
@@ -250,8 +256,8 @@ pub struct Append<'a> {
 #[derive(Debug)]
 enum AppendState {
     New,
-    NoRoom(Arc<AppendGroup>),
-    Queued(Arc<AppendGroup>, u64),
+    NoRoom(Arc<AppendGroup>, WakerSlot),
+    Queued(Arc<AppendGroup>, WakerSlot, u64),
 }
 
 impl Append<'_> {
@@ -296,25 +302,25 @@ impl Future for Append<'_> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let core = &*self.log.core;
         loop {
-            match &self.state {
+            match &mut self.state {
                 AppendState::New => match core.stage(self.batch, self.expected, Waiter::Task)? {
                     Staged::In { group, offset, lead } => {
-                        self.state = AppendState::Queued(group, offset);
+                        self.state = AppendState::Queued(group, WakerSlot::default(), offset);
                         if lead && !core.ask_for_leader() {
                             core.lead();
                         }
                     }
-                    Staged::NoRoom(group) => self.state = AppendState::NoRoom(group),
+                    Staged::NoRoom(group) => self.state = AppendState::NoRoom(group, WakerSlot::default()),
                 },
-                AppendState::NoRoom(group) => {
-                    if group.poll(context).is_pending() {
+                AppendState::NoRoom(group, slot) => {
+                    if group.poll(context, slot).is_pending() {
                         return Poll::Pending;
                     }
                     self.state = AppendState::New;
                 }
-                AppendState::Queued(group, offset) => {
+                AppendState::Queued(group, slot, offset) => {
                     let offset = *offset;
-                    return group.poll(context).map(|result| result.map(|()| self.ack(offset)));
+                    return group.poll(context, slot).map(|result| result.map(|()| self.ack(offset)));
                 }
             }
         }

@@ -22,6 +22,8 @@ use crate::hole::{DotRange, Hole};
 use crate::segment::{Segment, segment_path};
 use crate::{Log, ReadError};
 
+/// Holes that are remembered; others are told where they are met.
+const HOLES_MAX: usize = 65_536;
 /// Indexes of sealed segments that are kept in memory.
 const INDEXES_MAX: usize = 4;
 
@@ -644,7 +646,12 @@ impl Core {
             }));
         }
         let hole = Hole { offsets, dots, segment: base, bytes };
-        lock(&self.holes).insert(hole.offsets.start, hole.clone());
+        let mut holes = lock(&self.holes);
+        if holes.len() < HOLES_MAX || holes.contains_key(&hole.offsets.start) {
+            holes.insert(hole.offsets.start, hole.clone());
+        } else {
+            self.counters.holes_forgotten.fetch_add(1, Ordering::Relaxed);
+        }
         Ok(hole)
     }
 }

@@ -1,6 +1,8 @@
 //! Reading everything again, so that rot is found while another copy may still be had.
 
 use std::io;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use crate::core::Core;
 use crate::disk::read_up_to;
@@ -13,6 +15,8 @@ use crate::walk::{Start, Walk};
 use crate::{Log, ReadError};
 
 const READ_BYTES: usize = 1 << 20;
+/// However many segments there are, no more is read than one in this time.
+const SCRUB_INTERVAL_MIN: Duration = Duration::from_millis(100);
 
 /// What reading everything again found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,6 +51,27 @@ impl Log {
 }
 
 impl Core {
+    /// How long after a segment the next one is read again.
+    pub(crate) fn scrub_interval(&self) -> Duration {
+        let segments = u32::try_from(self.table().sealed.len()).unwrap_or(u32::MAX);
+        match self.config.scrub {
+            Some(within) if segments > 0 => (within / segments).max(SCRUB_INTERVAL_MIN),
+            _ => Duration::MAX,
+        }
+    }
+
+    /// Reads one sealed segment again: which one follows from the time, so that a start anew does not begin anew.
+    pub(crate) fn scrub_one(&self) {
+        let bases: Vec<u64> = self.table().sealed.keys().copied().collect();
+        let turn = u128::from(self.config.clock.now()) / self.scrub_interval().as_nanos().max(1);
+        let Some(base) = usize::try_from(turn % bases.len().max(1) as u128).ok().and_then(|i| bases.get(i)) else {
+            return;
+        };
+        let done = self.scrub_sealed(*base, &mut Scrub::default());
+        let counter = if done.is_ok() { &self.counters.scrubbed } else { &self.counters.chore_failures };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
     fn scrub_manifest(&self, report: &mut Scrub) -> io::Result<()> {
         // The leader rewrites the slots; between two writes both are sound.
         let writer = crate::core::lock(&self.writer);
@@ -99,6 +124,10 @@ impl Core {
     /// Reads with calls that can fail, so that a sector that cannot be read is an error and not a fault of the
     /// mapping that is walked next.
     fn read_through(&self, opened: &Opened) -> io::Result<()> {
+        if !self.config.read_only {
+            // What the system remembers says nothing of the disk.
+            opened.file.forget_cache(0)?;
+        }
         let mut at = 0;
         while at < opened.len {
             let n = read_up_to(&*opened.file, at, READ_BYTES)?.len();

@@ -3,12 +3,12 @@
 use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::AppendError;
 use crate::commit::GROW_BYTES;
 use crate::config::SyncPolicy;
-use crate::core::{Core, Writer, lock};
+use crate::core::{ChoreState, Core, Writer, lock};
 use crate::disk::read_up_to;
 use crate::files::Files;
 use crate::format::{Floor, SEGMENT_HEADER_LEN, SLOT_LEN, newest};
@@ -73,7 +73,7 @@ impl Core {
 
     /// One round of chores. What fails is tried again in the next round.
     pub(crate) fn tend(&self) {
-        for result in [self.sync_behind(), self.make_room(), self.write_indexes(), self.retain()] {
+        for result in [self.sync_behind(), self.make_room(), self.end_aged(), self.write_indexes(), self.retain()] {
             if result.is_err() {
                 self.counters.chore_failures.fetch_add(1, Ordering::Relaxed);
             }
@@ -158,6 +158,33 @@ impl Core {
         Ok(())
     }
 
+    /// Ends the active segment when its oldest batch is past the retention's age: the segment can go once its youngest
+    /// is, so that nothing is kept twice as long as it should be, however slowly the log grows.
+    fn end_aged(&self) -> io::Result<()> {
+        let Some(age) = self.config.retention.age else { return Ok(()) };
+        let mut writer = lock(&self.writer);
+        let mut staging = self.staging();
+        let empty = writer.position == SEGMENT_HEADER_LEN as u64;
+        let busy = staging.leading || !staging.queue.is_empty() || staging.stop.is_some();
+        let now = self.config.clock.now();
+        if empty || busy || writer.active.params.base_time >= self.too_old(now, age) {
+            return Ok(());
+        }
+        staging.time = staging.time.max(now);
+        let (base, time) = (writer.next_offset, staging.time);
+        let rolled = self.roll(&mut writer, base, time);
+        staging.position = writer.position;
+        if let Err(AppendError::Poisoned) = rolled {
+            staging.stop = Some(AppendError::Poisoned);
+        }
+        rolled.map_err(io::Error::other)
+    }
+
+    /// What was stored before this time is past the age.
+    fn too_old(&self, now: u64, age: Duration) -> u64 {
+        now.saturating_sub(u64::try_from(age.as_nanos()).unwrap_or(u64::MAX))
+    }
+
     fn write_indexes(&self) -> io::Result<()> {
         loop {
             let Some(index) = lock(&self.chores.state).indexes.pop() else { return Ok(()) };
@@ -232,8 +259,7 @@ impl Core {
     }
 
     fn is_older(&self, base: u64, age: Duration) -> bool {
-        let age = u64::try_from(age.as_nanos()).unwrap_or(u64::MAX);
-        let limit = self.config.clock.now().saturating_sub(age);
+        let limit = self.too_old(self.config.clock.now(), age);
         self.sealed_index(base).is_ok_and(|index| index.meta.end_time < limit)
     }
 
@@ -295,19 +321,24 @@ impl Core {
             SyncPolicy::Interval(every) => every.min(CHECKPOINT_EVERY),
             _ => CHECKPOINT_EVERY,
         };
+        let mut scrubbed = Instant::now();
         let mut state = lock(&self.chores.state);
         loop {
-            // Idle, there is nothing to wake up for but retention by age.
+            // Idle, there is nothing to wake up for but retention by age, and scrubbing.
             let idle = !state.dirty && self.config.retention.age.is_none();
-            state = if idle {
-                let wait = self.chores.changed.wait_while(state, |s| !s.stop && !s.dirty && !s.tend_now);
-                wait.unwrap_or_else(PoisonError::into_inner)
-            } else {
-                let wait = self.chores.changed.wait_timeout_while(state, every, |s| !s.stop && !s.tend_now);
-                wait.unwrap_or_else(PoisonError::into_inner).0
-            };
+            let until_scrub = self.scrub_interval().saturating_sub(scrubbed.elapsed());
+            let wait = until_scrub.min(if idle { Duration::MAX } else { every });
+            let waits = |s: &mut ChoreState| !(s.stop || s.tend_now || idle && s.dirty);
+            let waited = self.chores.changed.wait_timeout_while(state, wait, waits);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
             if state.stop {
                 return;
+            }
+            if scrubbed.elapsed() >= self.scrub_interval() {
+                scrubbed = Instant::now();
+                drop(state);
+                self.scrub_one();
+                state = lock(&self.chores.state);
             }
             if idle && !state.tend_now {
                 // The first append after a rest: its chores are due when the time is over.

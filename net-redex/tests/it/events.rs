@@ -1,6 +1,7 @@
 //! Writers, key ring, compaction, retention, positions, tails.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use net_channel::Cursor;
@@ -191,8 +192,8 @@ fn retention_gives_up_whole_segments_while_a_reader_tails() {
         Retention::default().age(Duration::from_nanos(50)),
     ] {
         let dir = tempfile::tempdir().expect("a directory");
-        let time = std::sync::atomic::AtomicU64::new(1);
-        let tick = move || time.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let time = AtomicU64::new(1);
+        let tick = move || time.fetch_add(1, Ordering::Relaxed);
         let config = config().segment_bytes(64 << 10).retention(retention).without_threads().clock(Clock::new(tick));
         let log = Log::open(dir.path(), config).expect("a new log");
         let mut origin = Origin::new(1);
@@ -222,10 +223,71 @@ fn retention_gives_up_whole_segments_while_a_reader_tails() {
 }
 
 #[test]
+fn segment_that_never_fills_goes_when_it_is_too_old() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let now = Arc::new(AtomicU64::new(1_000));
+    let clock = now.clone();
+    let config = || {
+        let clock = clock.clone();
+        let retention = Retention::default().age(Duration::from_nanos(100));
+        config().retention(retention).without_threads().clock(Clock::new(move || clock.load(Ordering::Relaxed)))
+    };
+    let log = Log::open(dir.path(), config()).expect("a new log");
+    let mut origin = Origin::new(1);
+    let append = |origin: &mut Origin, log: &Log, at| {
+        now.store(at, Ordering::Relaxed);
+        let _ack = log.append(&origin.batch(&[b"x"])).wait().expect("room");
+        log.tend();
+    };
+    append(&mut origin, &log, 1_000);
+    append(&mut origin, &log, 1_090);
+    assert_eq!((log.first_offset(), log.metrics().rolls), (0, 0), "nothing is too old");
+    now.store(1_101, Ordering::Relaxed);
+    log.tend();
+    assert_eq!((log.first_offset(), log.metrics().rolls), (0, 1), "the youngest of the segment is not yet");
+    now.store(1_191, Ordering::Relaxed);
+    log.tend();
+    assert_eq!((log.first_offset(), log.metrics().rolls), (2, 1));
+    append(&mut origin, &log, 1_200);
+    now.store(2_000, Ordering::Relaxed);
+    log.tend();
+    log.tend();
+    assert_eq!((log.first_offset(), log.next_offset(), log.metrics().rolls), (3, 3, 2), "and then it is empty");
+    append(&mut origin, &log, 2_000);
+    drop(log);
+    let log = Log::open(dir.path(), config()).expect("opens");
+    assert_eq!((log.recovery().holes.len(), log.next_seq(&origin.short())), (0, Some(origin.next_seq())));
+    assert!(batches(&log).iter().map(net_redex::Batch::offset).eq(3..4));
+}
+
+#[test]
+fn rot_in_a_sealed_segment_is_found_without_being_read() {
+    use std::os::unix::fs::FileExt;
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = || config().segment_bytes(64 << 10);
+    let log = Log::open(dir.path(), config()).expect("a new log");
+    let mut origin = Origin::new(1);
+    for _ in 0..40 {
+        let _ack = log.append(&origin.batch(&[&[5; 3000]])).wait().expect("room");
+    }
+    drop(log);
+    let path = dir.path().join("0000000000000000.seg");
+    let file = std::fs::OpenOptions::new().write(true).open(path).expect("there");
+    file.write_all_at(&[0xaa], 4096 + 2000).expect("writable");
+    let log = Log::open(dir.path(), config().scrub(Some(Duration::from_millis(1)))).expect("opens");
+    // The log's own thread comes by.
+    while log.holes().is_empty() {
+        std::thread::yield_now();
+    }
+    assert_eq!(log.holes()[0].offsets, 0..1);
+    assert!(log.metrics().scrubbed > 0);
+}
+
+#[test]
 fn positions_by_offset_time_and_cursor_agree() {
     let dir = tempfile::tempdir().expect("a directory");
-    let time = std::sync::atomic::AtomicU64::new(0);
-    let tick = move || time.fetch_add(10, std::sync::atomic::Ordering::Relaxed);
+    let time = AtomicU64::new(0);
+    let tick = move || time.fetch_add(10, Ordering::Relaxed);
     let config = config().segment_bytes(64 << 10).without_threads().clock(Clock::new(tick));
     let log = Log::open(dir.path(), config).expect("a new log");
     let (mut a, mut b) = (Origin::new(1), Origin::new(2));
@@ -343,6 +405,56 @@ fn appends_and_tails_can_be_awaited_on_any_executor() {
         assert!(matches!(found, Found::Batch(batch) if batch.offset() == i as u64));
     }
     assert_eq!(read_all(&log).len(), 50);
+}
+
+#[test]
+fn events_are_followed_from_history_into_what_is_written_blocking_and_awaited() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let log = Log::open(dir.path(), LogConfig::default().segment_bytes(64 << 10)).expect("a new log");
+    let writer = log.writer(signer(1)).expect("a writer");
+    let write = |numbers: std::ops::Range<u16>| {
+        for number in numbers {
+            let _ack = writer.append(&number.to_le_bytes()).expect("written");
+        }
+    };
+    write(0..100);
+    let (mut blocking, mut awaited) =
+        (log.events(Start::Earliest).expect("readable"), log.events(Start::Earliest).expect("readable"));
+    std::thread::scope(|scope| {
+        scope.spawn(|| write(100..300));
+        for number in 0..300_u16 {
+            let one = blocking.wait_item(Duration::from_secs(60)).expect("readable").expect("it comes");
+            let other = block_on(awaited.follow()).expect("readable");
+            for item in [one, other] {
+                let EventItem::Event(event) = item else { panic!("{item:?}") };
+                assert_eq!(event.payload(), number.to_le_bytes());
+            }
+        }
+    });
+    assert!(blocking.wait_item(Duration::ZERO).expect("readable").is_none());
+}
+
+#[test]
+fn many_appends_that_one_task_awaits_are_all_acknowledged() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let log = Log::open(dir.path(), config()).expect("a new log");
+    let mut origin = Origin::new(1);
+    let frames: Vec<_> = (0..200).map(|_| origin.batch(&[b"x"])).collect();
+    let mut appends: Vec<_> = frames.iter().map(|frame| Some(Box::pin(log.append(frame)))).collect();
+    let mut offsets = Vec::new();
+    block_on(std::future::poll_fn(|context| {
+        for slot in &mut appends {
+            if let Some(append) = slot
+                && let std::task::Poll::Ready(ack) = append.as_mut().poll(context)
+            {
+                offsets.push(ack.expect("room").offset());
+                *slot = None;
+            }
+        }
+        if appends.iter().all(Option::is_none) { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+    }));
+    offsets.sort_unstable();
+    assert!(offsets.into_iter().eq(0..200));
 }
 
 /// The smallest executor: the thread sleeps until it is woken.
