@@ -252,6 +252,35 @@ mod tests {
         assert!(flipped >= 8 << 20, "{flipped} bits");
     }
 
+    /// Every bit with `NET_REDEX_BUDGET=full`, as `cargo xtask e2e crash` sets it.
+    #[test]
+    fn each_flipped_bit_of_a_mebibyte_costs_the_record_it_hit_and_no_other() {
+        let full = std::env::var("NET_REDEX_BUDGET").is_ok_and(|value| value == "full");
+        let bytes = segment(&frames(1100, 600));
+        let records = walk(&bytes, &LOG, Start::of_segment(0)).records;
+        let ends = records.iter().skip(1).map(|r| r.position).chain([bytes.len() as u64]);
+        let ranges: Vec<Range<usize>> =
+            records.iter().zip(ends).map(|(record, end)| index(record.position)..index(end)).collect();
+        let mut flipped = 0_u64;
+        // A record and its neighbours: what is further away is not looked at once the way is found again.
+        for (i, window) in ranges.windows(3).enumerate() {
+            let [before, hit, after] = window else { unreachable!("three of them") };
+            let mut part = [&[0; SEGMENT_HEADER_LEN], &bytes[before.start..after.end]].concat();
+            let start = Start { position: SEGMENT_HEADER_LEN as u64, offset: i as u64 };
+            let from = SEGMENT_HEADER_LEN + hit.start - before.start;
+            for bit in (from * 8..(from + hit.len()) * 8).step_by(if full { 1 } else { 41 }) {
+                part[bit / 8] ^= 1 << (bit % 8);
+                let walk = walk(&part, &LOG, start);
+                part[bit / 8] ^= 1 << (bit % 8);
+                assert!(walk.records.iter().map(|r| r.offset).eq([i as u64, i as u64 + 2]), "record {i}, bit {bit}");
+                let [span] = &walk.spans[..] else { panic!("record {i}, bit {bit}: {:?}", walk.spans) };
+                assert!(!span.can_be_torn && span.offsets == (i as u64 + 1..i as u64 + 2), "record {i}, bit {bit}");
+                flipped += 1;
+            }
+        }
+        assert!(flipped > if full { 8 << 20 } else { 200_000 }, "{flipped} bits");
+    }
+
     #[test]
     fn ten_thousand_flipped_bits_with_checksums_made_right_are_seen_by_hash_or_signature() {
         let frames = frames(20, 600);

@@ -6,6 +6,7 @@
 mod bench;
 mod check;
 mod docs;
+mod e2e;
 mod fuzz;
 mod layers;
 mod left_out;
@@ -44,6 +45,8 @@ enum Command {
     Layers,
     /// Documentation without warnings, links that lead somewhere, a README and an example for each crate.
     Docs,
+    /// Programs as a whole: `crash`.
+    E2e(e2e::Args),
     /// Seeded bugs, each of which a test must find.
     Mutants(mutants::Args),
 }
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&ws, &args),
         Command::Layers => layers::run(&ws),
         Command::Docs => docs::run(&ws),
+        Command::E2e(args) => e2e::run(&ws, &args),
         Command::Mutants(args) => mutants::run(&ws, &args),
     });
     match done {

@@ -2,10 +2,14 @@
 
 mod bad_input;
 mod basics;
+mod budget;
 #[cfg(feature = "sim")]
 mod crash;
 mod events;
 mod golden;
+mod memory;
+mod reopen;
+mod rot;
 #[cfg(feature = "sim")]
 mod sim;
 mod support;

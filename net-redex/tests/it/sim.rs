@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use net_redex::disk::{Fault, PowerCut, SimDisk};
 use net_redex::{AppendError, Clock, Entropy, Found, Log, LogConfig, OpenError, SyncPolicy};
 
+use crate::budget::budget;
 use crate::support::{Origin, read_all, stored};
 
 const DIR: &str = "/log";
@@ -86,7 +87,7 @@ fn cuts(disk: &SimDisk) -> Vec<PowerCut> {
     match disk.unsynced() {
         // Every subset where there are few.
         n @ 0..=6 => cuts.extend((0..1 << n).map(PowerCut::Mask)),
-        _ => cuts.extend((0..24).map(PowerCut::Seeded)),
+        _ => cuts.extend((0..budget(24, 200)).map(PowerCut::Seeded)),
     }
     cuts
 }
