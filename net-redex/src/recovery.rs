@@ -140,7 +140,11 @@ fn read_parts(
                 opened.file.forget_cache(judged_from)?;
             }
         }
-        let walk = files.walk(&opened, Start::of_segment(base))?;
+        let mut walk = files.walk(&opened, Start::of_segment(base))?;
+        // A file that is shorter than the floor has no room for what was lost, and the log goes on in another one.
+        if base == floor.segment && floor.position <= opened.len {
+            walk.reaches(floor.position, floor.offset);
+        }
         if let Some(before) = parts.last_mut() {
             if base < before.walk.next_offset && walk.records.is_empty() {
                 // It was made, and then the batch that it was made for was not written.

@@ -96,6 +96,29 @@ pub(crate) fn walk(segment: &[u8], log: &LogId, start: Start) -> Walk {
     }
 }
 
+impl Walk {
+    /// Takes note that the log is known to have reached a place: what is missing up to there was lost.
+    pub(crate) fn reaches(&mut self, position: u64, offset: u64) {
+        if self.next_offset >= offset {
+            return;
+        }
+        match self.spans.last_mut().filter(|span| span.bytes.end == self.end) {
+            Some(last) => {
+                (last.offsets.end, last.stray) = (offset, false);
+                last.bytes.end = last.bytes.end.max(position);
+            }
+            None => self.spans.push(Span {
+                bytes: self.end..position.max(self.end),
+                offsets: self.next_offset..offset,
+                hint: None,
+                can_be_torn: false,
+                stray: false,
+            }),
+        }
+        (self.end, self.next_offset) = (self.end.max(position), offset);
+    }
+}
+
 enum Step {
     Record(Seen, u64, u64),
     /// No record here. `skip` is how far the next one is at least; `whole`: the bytes are known not to be torn.

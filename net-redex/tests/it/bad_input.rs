@@ -152,6 +152,40 @@ fn truncated_last_segment_is_a_hole_below_the_floor() {
 }
 
 #[test]
+fn last_batch_gone_altogether_is_a_hole_of_all_its_events() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut origin = Origin::new(1);
+    let log = Log::open(dir.path(), config()).expect("a new log");
+    for payloads in [&[b"a".as_slice(), b"b"], &[b"c".as_slice(), b"d"]] {
+        let _ack = log.append(&origin.batch(payloads)).wait().expect("room");
+    }
+    let len = (32 + batches(&log)[0].frame().len()).next_multiple_of(64);
+    log.close().expect("closed");
+    let path = dir.path().join("0000000000000000.seg");
+    for garbage in [0, 0xee] {
+        let mut bytes = std::fs::read(&path).expect("there");
+        bytes[4096 + len..4096 + 2 * len].fill(garbage);
+        std::fs::write(&path, &bytes).expect("writable");
+        for config in [config().read_only(), config()] {
+            let log = Log::open(dir.path(), config).expect("it opens");
+            assert_eq!((log.recovery().torn.as_ref(), log.next_offset()), (None, 4), "{garbage}");
+            let all = read_all(&log);
+            let [Found::Batch(_), Found::Hole(hole)] = &all[..] else { panic!("{garbage}: {all:?}") };
+            assert_eq!(hole.offsets, 2..4, "{garbage}");
+            assert_eq!(log.recovery().holes.len(), 1, "{garbage}: {:?}", log.recovery());
+        }
+    }
+    let log = Log::open(dir.path(), config()).expect("it opens");
+    assert_eq!(log.append(&origin.batch(&[b"on"])).wait().expect("room").offset(), 4);
+    assert_eq!(read_all(&log).len(), 3);
+    drop(log);
+    assert_eq!(read_all(&Log::open(dir.path(), config()).expect("it opens")).len(), 3);
+    let segments = std::fs::read_dir(dir.path()).expect("readable").filter_map(Result::ok);
+    let segments = segments.filter(|entry| entry.file_name().to_string_lossy().ends_with(".seg"));
+    assert_eq!(segments.count(), 1, "the log goes on where it was");
+}
+
+#[test]
 fn damaged_missing_and_stale_indexes_are_made_again() {
     let (dir, _) = filled(64 << 10, 60);
     let indexes: Vec<_> = std::fs::read_dir(dir.path())

@@ -15,6 +15,8 @@ const FIRST_PAGE_LEN: usize = 4096;
 const RECORD_HEADER_LEN: usize = 32;
 /// In the frame: the one field that is not signed, and stored as zero.
 const TTL: usize = 3;
+/// In the frame: how many events there are.
+const EVENTS: Range<usize> = 40..42;
 
 /// A closed log of batches of different sizes, and where their records stand in its segment.
 struct Sample {
@@ -118,7 +120,9 @@ fn flipped_bits_with_checksums_made_right_are_found_by_the_signature_and_named()
         // Where the flipped bit is one of the dot itself, the batch after it shows which is missing.
         let named = sound.is_some_and(|dots| dots.first == seq) || first.offset.abs_diff(2 * hit as u64) <= 2;
         assert!(named, "bit {within} of batch {hit}: {faults:?}");
-        assert!(batches_beside(&log) + 2 >= sample.frames.len(), "bit {within} of batch {hit}");
+        // A count of events that is a lie, and has a right checksum, says that the batches behind it are out of place.
+        let is_count = EVENTS.contains(&(within - RECORD_HEADER_LEN));
+        assert!(is_count || batches_beside(&log) + 2 >= sample.frames.len(), "bit {within} of batch {hit}");
     }
     assert!(flipped > 100, "{flipped} bits");
 }
