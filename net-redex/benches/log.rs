@@ -1,13 +1,15 @@
 //! What the log reaches on this machine, beside a bare loop on the same disk in the same run.
 //!
-//! `cargo bench -p net-redex -- [name] [--dir DIR]`; each figure is the median of interleaved rounds.
+//! `cargo bench -p net-redex -- [always|group|none|replay|reopen] [--dir DIR] [--gib N]`; each figure is the median of
+//! interleaved rounds. `reopen` needs 10 GiB of disk if `--gib` does not say less.
 
 #![allow(clippy::print_stdout, reason = "a benchmark reports to whoever started it")]
 
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use net_channel::{BatchBuilder, BatchHash, Hlc, SealParams, SenderKey};
 use net_identity::EntityKey;
@@ -19,16 +21,18 @@ const PAYLOAD_LEN: usize = 256;
 const IN_BATCH_LEN: usize = 232;
 
 fn main() {
-    let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
-    let dir = args.iter().position(|arg| arg == "--dir").map(|i| PathBuf::from(&args[i + 1]));
+    let dir = argument("--dir").map(PathBuf::from);
     let dir = dir.unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/bench-redex"));
-    let name = args.first().filter(|arg| !arg.starts_with("--")).map_or("", String::as_str);
+    if let Some(gib) = argument("--fill") {
+        fill(&dir, gib.parse().expect("a number of GiB"));
+    }
+    let name = std::env::args().nth(1).filter(|arg| !arg.starts_with("--")).unwrap_or_default();
     std::fs::create_dir_all(&dir).expect("a directory for the benchmark");
     type Bench = fn(&Path);
     let all: [(&str, Bench); 5] =
         [("always", always), ("group", group), ("none", none), ("replay", replay), ("reopen", reopen)];
     for (bench, run) in all {
-        if bench.starts_with(name) {
+        if bench.starts_with(&name) {
             run(&dir);
         }
     }
@@ -195,40 +199,88 @@ fn replay(dir: &Path) {
     );
 }
 
-/// Opening a log of 2 GiB that was not closed: its directory is copied while it is open.
+/// Opening a long log whose process was killed, and reading all of it: time, and anonymous memory.
 fn reopen(dir: &Path) {
     let path = fresh(dir, "reopen");
-    let log = Log::open(&path, LogConfig::default().sync(SyncPolicy::None)).expect("a log");
-    let writer = log.writer(Arc::new(EntityKey::from_secret(&[1; 32]))).expect("a writer");
-    for i in 0..30_000 {
-        writer.append_all(std::iter::repeat_n(&[5; IN_BATCH_LEN], 256)).expect("written");
-        if i % 256 == 0 {
-            log.sync().expect("synced");
+    let gib = argument("--gib").map_or(10, |gib| gib.parse().expect("a number of GiB"));
+    let mut child = std::process::Command::new(std::env::current_exe().expect("this program"))
+        .args(["--fill", &gib.to_string(), "--dir"])
+        .arg(&path)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let mut ready = String::new();
+    BufReader::new(child.stdout.take().expect("piped")).read_line(&mut ready).expect("it says when it is done");
+    child.kill().expect("it runs");
+    child.wait().expect("it ends");
+    let segments: Vec<PathBuf> = std::fs::read_dir(&path)
+        .expect("readable")
+        .map(|entry| entry.expect("readable").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "seg"))
+        .collect();
+    let bytes: u64 = segments.iter().map(|path| path.metadata().expect("there").len()).sum();
+    println!("reopen, {:.2} GiB in {} segments, killed:", bytes as f64 / (1_u64 << 30) as f64, segments.len());
+    for (what, cold) in [("as it was left", false), ("closed before, warm", false), ("closed before, cold", true)] {
+        if cold {
+            for path in &segments {
+                let file = std::fs::File::open(path).expect("there");
+                rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).expect("it is advice");
+            }
+        }
+        let start = Instant::now();
+        let log = Log::open(&path, LogConfig::default()).expect("opened");
+        let opened = start.elapsed();
+        println!("  {what}: {:.1} ms, {} batches replayed", opened.as_secs_f64() * 1e3, log.recovery().replayed);
+        assert_eq!(log.recovery().holes, []);
+        log.close().expect("closed");
+    }
+    let log = Log::open(&path, LogConfig::default()).expect("opened");
+    let (mut peak, mut events, start) = (0, 0_u64, Instant::now());
+    for (i, found) in log.read(Start::Earliest).expect("readable").enumerate() {
+        let Found::Batch(batch) = found.expect("readable") else { panic!("damage") };
+        events += u64::from(batch.header().events());
+        if i % 64 == 0 {
+            peak = peak.max(anonymous_bytes());
         }
     }
-    std::thread::sleep(Duration::from_secs(2));
-    let copy = fresh(dir, "copy");
-    std::fs::create_dir_all(&copy).expect("a directory");
-    let mut bytes = 0;
-    for entry in std::fs::read_dir(&path).expect("readable") {
-        let entry = entry.expect("readable");
-        // A hard link: the same bytes, another directory, as after kill -9.
-        std::fs::hard_link(entry.path(), copy.join(entry.file_name())).expect("linked");
-        bytes += entry.metadata().expect("readable").len();
-    }
-    std::mem::forget(writer);
-    let _ = std::fs::remove_file(copy.join("LOCK"));
-    let start = Instant::now();
-    let again = Log::open(&copy, LogConfig::default()).expect("opened");
-    let opened = start.elapsed();
     println!(
-        "reopen, {:.2} GiB not closed: {:.1} ms, {} batches replayed",
-        bytes as f64 / (1u64 << 30) as f64,
-        opened.as_secs_f64() * 1e3,
-        again.recovery().replayed
+        "  replay of all of it: {:.1} M events/s with checksums, at most {:.1} MiB of anonymous memory",
+        events as f64 / start.elapsed().as_secs_f64() / 1e6,
+        peak as f64 / f64::from(1 << 20)
     );
-    drop(again);
-    std::mem::forget(log);
+}
+
+/// The process that is killed.
+fn fill(dir: &Path, gib: u64) -> ! {
+    let log = Log::open(dir, LogConfig::default().sync(SyncPolicy::None)).expect("a log");
+    let writer = log.writer(Arc::new(EntityKey::from_secret(&[1; 32]))).expect("a writer");
+    let append = |batches| {
+        for _ in 0..batches {
+            writer.append_all(std::iter::repeat_n(&[5; IN_BATCH_LEN], 256)).expect("written");
+        }
+    };
+    while log.metrics().bytes < gib << 30 {
+        append(1024);
+        log.sync().expect("synced");
+    }
+    log.tend();
+    // The tail that opening has to read.
+    append(50);
+    println!("ready");
+    loop {
+        std::thread::park();
+    }
+}
+
+fn anonymous_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("this is Linux");
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("it says so");
+    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+}
+
+fn argument(name: &str) -> Option<String> {
+    let mut args = std::env::args().skip_while(|arg| arg != name);
+    args.nth(1)
 }
 
 /// Batches of one origin, made ahead.

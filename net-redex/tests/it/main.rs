@@ -3,6 +3,7 @@
 mod bad_input;
 mod basics;
 mod budget;
+mod contexts;
 #[cfg(feature = "sim")]
 mod crash;
 mod events;
