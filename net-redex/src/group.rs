@@ -153,3 +153,37 @@ pub(crate) fn let_gather(last_size: usize, last_took: Duration, queued: impl Fn(
 
 /// Looks without news after which nobody is expected any more.
 const GATHER_IDLE_MAX: u32 = 8;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    #[test]
+    fn every_waiter_gets_the_result_and_one_of_them_the_lead() {
+        for round in 0..200 {
+            let group: Arc<Group<u32>> = Arc::default();
+            let leads = AtomicUsize::new(0);
+            std::thread::scope(|scope| {
+                for _ in 0..8 {
+                    scope.spawn(|| {
+                        loop {
+                            match group.wait() {
+                                Waited::Done(result) => break assert_eq!(result, round),
+                                Waited::Lead => {
+                                    leads.fetch_add(1, Ordering::Relaxed);
+                                    group.complete(round);
+                                }
+                            }
+                        }
+                    });
+                }
+                // Before, while or after they begin to wait.
+                group.offer_lead();
+            });
+            assert_eq!(leads.into_inner(), 1);
+        }
+    }
+}

@@ -99,10 +99,12 @@ pub(crate) fn walk(segment: &[u8], log: &LogId, start: Start) -> Walk {
 impl Walk {
     /// Takes note that the log is known to have reached a place: what is missing up to there was lost.
     pub(crate) fn reaches(&mut self, position: u64, offset: u64) {
-        if self.next_offset >= offset {
+        // How many events damage held at the end is a guess, of its own bytes; the place is known.
+        let guessed = self.spans.last().is_some_and(|span| span.bytes.end == self.end);
+        if self.next_offset >= offset && !(guessed && self.end <= position) {
             return;
         }
-        match self.spans.last_mut().filter(|span| span.bytes.end == self.end) {
+        match self.spans.last_mut().filter(|_| guessed) {
             Some(last) => {
                 (last.offsets.end, last.stray) = (offset, false);
                 last.bytes.end = last.bytes.end.max(position);

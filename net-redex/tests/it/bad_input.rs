@@ -162,9 +162,15 @@ fn last_batch_gone_altogether_is_a_hole_of_all_its_events() {
     let len = (32 + batches(&log)[0].frame().len()).next_multiple_of(64);
     log.close().expect("closed");
     let path = dir.path().join("0000000000000000.seg");
-    for garbage in [0, 0xee] {
-        let mut bytes = std::fs::read(&path).expect("there");
-        bytes[4096 + len..4096 + 2 * len].fill(garbage);
+    let clean = std::fs::read(&path).expect("there");
+    for garbage in ["many events", "zeros", "nothing known"] {
+        let mut bytes = clean.clone();
+        let last = &mut bytes[4096 + len..4096 + 2 * len];
+        match garbage {
+            "many events" => last[32 + 40] = 77,
+            "zeros" => last.fill(0),
+            _ => last.fill(0xee),
+        }
         std::fs::write(&path, &bytes).expect("writable");
         for config in [config().read_only(), config()] {
             let log = Log::open(dir.path(), config).expect("it opens");
