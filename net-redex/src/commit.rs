@@ -232,7 +232,8 @@ impl Core {
         self.remember_index(old.base(), index.clone());
         {
             let mut table = self.table.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-            let slot = SealedSlot { segment: Arc::downgrade(&old), file_len: Some(old.allocated()) };
+            let mut slot = SealedSlot { file_len: Some(old.allocated()), ..SealedSlot::default() };
+            slot.segment = Arc::downgrade(&old);
             table.sealed.insert(old.base(), slot);
             table.active = segment.clone();
         }

@@ -157,7 +157,7 @@ const GATHER_IDLE_MAX: u32 = 8;
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
 

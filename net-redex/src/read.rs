@@ -19,9 +19,11 @@ use crate::format::{
     probe, record_len, salvage,
 };
 use crate::hole::{DotRange, Hole};
-use crate::segment::{Segment, segment_path};
+use crate::segment::{Ranges, Segment, segment_path};
 use crate::{Log, ReadError};
 
+/// Origins of a segment whose ranges are kept in memory; of one with more the index is read.
+const RANGES_MAX: usize = 1024;
 /// Holes that are remembered; others are told where they are met.
 const HOLES_MAX: usize = 65_536;
 /// Indexes of sealed segments that are kept in memory.
@@ -600,11 +602,35 @@ impl Core {
         // Asked for after the index was looked at: a segment that has ended meanwhile is among them.
         let sealed: Vec<u64> = self.table().sealed.keys().copied().collect();
         for base in sealed.into_iter().rev() {
+            if self.is_elsewhere(base, origin, &seqs) {
+                continue;
+            }
             if let Ok(index) = self.sealed_index(base) {
+                self.remember_ranges(base, &index);
                 search(base, &index.entries, &index.origins);
             }
         }
         found
+    }
+
+    /// Whether a sealed segment is known to hold none of these seqs.
+    fn is_elsewhere(&self, base: u64, origin: ShortId, seqs: &Range<u64>) -> bool {
+        let table = self.table();
+        let ranges = table.sealed.get(&base).and_then(|slot| slot.ranges.as_ref());
+        let holds = |(of, first, last): &(ShortId, u64, u64)| *of == origin && *first < seqs.end && seqs.start <= *last;
+        ranges.is_some_and(|ranges| !ranges.iter().any(holds))
+    }
+
+    /// Keeps what tells without the index which seqs are not in a segment: gaps that are filled late ask every time.
+    fn remember_ranges(&self, base: u64, index: &IndexFile) {
+        let ranges = index.origins.iter().filter_map(|o| o.range.map(|(first, last)| (o.origin, first, last)));
+        let ranges: Ranges = ranges.take(RANGES_MAX + 1).collect();
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slot) = table.sealed.get_mut(&base)
+            && ranges.len() <= RANGES_MAX
+        {
+            slot.ranges = Some(ranges);
+        }
     }
 
     /// Whose record stands at a position.

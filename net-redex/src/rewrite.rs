@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, Weak};
+use std::sync::{Arc, PoisonError};
 
 use crate::core::{Core, lock};
 use crate::disk::{DiskFile, OpenMode, write_all};
@@ -126,7 +126,7 @@ impl<'a> Rewrite<'a> {
         {
             let mut table = core.table.write().unwrap_or_else(PoisonError::into_inner);
             if let Some(slot) = table.sealed.get_mut(&base) {
-                *slot = SealedSlot { segment: Weak::new(), file_len: Some(end) };
+                *slot = SealedSlot { file_len: Some(end), ..SealedSlot::default() };
             }
             lock(&core.indexes).retain(|(known, _)| *known != base);
             let mut holes = lock(&core.holes);

@@ -135,7 +135,12 @@ pub(crate) struct SealedSlot {
     pub(crate) segment: Weak<Segment>,
     /// Bytes of its file, once somebody asked.
     pub(crate) file_len: Option<u64>,
+    /// First and last seq of each origin in it, once its index was read.
+    pub(crate) ranges: Option<Ranges>,
 }
+
+/// First and last seq of each origin that is in a segment.
+pub(crate) type Ranges = Box<[(ShortId, u64, u64)]>;
 
 /// All segments of a log, by base offset; the last one is being written.
 #[derive(Debug)]

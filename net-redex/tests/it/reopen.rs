@@ -149,3 +149,30 @@ fn reopening_reads_the_tail_and_no_more_of_a_longer_log() {
     assert_eq!(mapped_short, mapped_long, "bytes mapped");
     assert!(mapped_long <= 4 * SEGMENT_BYTES, "{mapped_long} bytes mapped");
 }
+
+#[test]
+fn filling_gaps_late_reads_each_index_once() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = || config().segment_bytes(SEGMENT_BYTES).without_threads();
+    let log = Log::open(dir.path(), config()).expect("a new log");
+    let mut origin = Origin::new(1);
+    let frames: Vec<_> = (0..20 * PER_SEGMENT).map(|_| origin.batch(&[&[5; 3000]])).collect();
+    let (late, early): (Vec<_>, Vec<_>) = frames.iter().enumerate().partition(|(i, _)| i % 7 == 3);
+    for (_, frame) in &early {
+        let _ack = log.append(frame).wait().expect("room");
+    }
+    log.close().expect("closed");
+    let disk = CountingDisk::default();
+    let log = Log::open(dir.path(), config().disk(Arc::new(disk.clone()))).expect("opens");
+    for (_, frame) in &late {
+        let _ack = log.append(frame).wait().expect("a gap");
+    }
+    let mut opened = disk.0.opened.lock().expect("no panics").clone();
+    opened.retain(|name| name.ends_with(".idx"));
+    // Each once, to know its ranges, and that of the segment which the batch may be in.
+    assert!(late.len() > 50 && opened.len() <= 20 + late.len(), "{} for {}", opened.len(), late.len());
+    assert_eq!(log.next_offset(), frames.len() as u64);
+    for frame in &frames {
+        assert!(matches!(log.append(frame).wait(), Err(net_redex::AppendError::Duplicate { .. })));
+    }
+}
