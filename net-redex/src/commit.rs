@@ -27,13 +27,13 @@ pub(crate) const GROW_BYTES: u64 = 1 << 20;
 impl Core {
     /// Writes groups until none is left, or it is another's turn.
     pub(crate) fn lead(&self) {
-        let (mut last_size, mut last_took) = (0, Duration::ZERO);
+        let (mut expected, mut last_took) = (0, Duration::ZERO);
         for round in 1.. {
-            if last_size > 1 {
-                let_gather(last_size, last_took, || self.staging().queue.iter().map(|p| p.records.len()).sum());
+            if expected > 1 {
+                let_gather(expected, last_took, || self.queued());
             }
             let Some(pending) = self.next_group() else { return };
-            last_size = pending.records.len();
+            let size = pending.records.len();
             let group = pending.group.clone();
             let start = Instant::now();
             let result = self.commit(pending);
@@ -41,11 +41,17 @@ impl Core {
             if let Err(error) = &result {
                 self.fail_queue(error);
             }
+            expected = size + self.queued();
             group.complete(result);
             if round >= ROUNDS_MAX && self.hand_on() {
                 return;
             }
         }
+    }
+
+    /// Batches that wait to be written.
+    fn queued(&self) -> usize {
+        self.staging().queue.iter().map(|pending| pending.records.len()).sum()
     }
 
     /// The oldest group; if there is none, nobody leads any more.

@@ -135,24 +135,24 @@ impl Watch {
 /// Lets those who were just woken queue again before the next group is taken: one group of all then shares a sync,
 /// instead of two halves that take turns at it.
 ///
-/// It gives the processor away and looks, at most a quarter of the time that the last group took, and ends when as
-/// many are there as were in that, or none has come for a while. With one writer it is not called.
-pub(crate) fn let_gather(last_size: usize, last_took: Duration, queued: impl Fn() -> usize) {
+/// `expected` are those of the last group and those who had queued when it was done: all who write. It gives the processor
+/// away and looks, at most a quarter of the time that the last group took, and ends when all are there, or none has
+/// come for a sixteenth of that time. With one writer it is not called.
+pub(crate) fn let_gather(expected: usize, last_took: Duration, queued: impl Fn() -> usize) {
     let start = Instant::now();
-    let (mut before, mut idle) = (0, 0);
+    let (mut before, mut last_news) = (0, start);
     loop {
-        let now = queued();
-        idle = if now > before { 0 } else { idle + 1 };
-        if now >= last_size || idle > GATHER_IDLE_MAX || start.elapsed() > last_took / 4 {
+        let (count, now) = (queued(), Instant::now());
+        if count > before {
+            last_news = now;
+        }
+        if count >= expected || now - last_news > last_took / 16 || now - start > last_took / 4 {
             return;
         }
-        before = now;
+        before = count;
         std::thread::yield_now();
     }
 }
-
-/// Looks without news after which nobody is expected any more.
-const GATHER_IDLE_MAX: u32 = 8;
 
 #[cfg(test)]
 mod tests {

@@ -41,8 +41,8 @@ struct Staging {
     builders: Vec<BatchBuilder>,
     clock: HlcClock,
     stop: Option<WriteError>,
-    /// Events of the last batch, and how long it took.
-    last_size: usize,
+    /// Events that are likely to come while the last batch's writers are woken, and how long that took.
+    expected: usize,
     last_took: Duration,
 }
 
@@ -237,6 +237,12 @@ impl Writer {
     }
 }
 
+impl Staging {
+    fn queued(&self) -> usize {
+        self.open.as_ref().map_or(0, |open| open.builder.events())
+    }
+}
+
 struct Placed {
     group: Arc<WriteGroup>,
     index: Option<u64>,
@@ -278,12 +284,12 @@ impl Inner {
     /// Seals and writes batches until there is none, or it is another's turn.
     fn lead(&self) {
         for round in 1.. {
-            let (last_size, last_took) = {
+            let (expected, last_took) = {
                 let staging = self.staging();
-                (staging.last_size, staging.last_took)
+                (staging.expected, staging.last_took)
             };
-            if last_size > 1 {
-                let_gather(last_size, last_took, || self.staging().open.as_ref().map_or(0, |o| o.builder.events()));
+            if expected > 1 {
+                let_gather(expected, last_took, || self.staging().queued());
             }
             let mut open = {
                 let mut staging = self.staging();
@@ -291,14 +297,14 @@ impl Inner {
                     staging.leading = false;
                     return;
                 };
-                staging.last_size = open.builder.events();
                 open
             };
-            let start = Instant::now();
+            let (size, start) = (open.builder.events(), Instant::now());
             let result = self.seal_and_append(&mut open.builder);
             open.builder.clear();
             {
                 let mut staging = self.staging();
+                staging.expected = size + staging.queued();
                 staging.last_took = start.elapsed();
                 staging.builders.push(open.builder);
             }
