@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod ends;
+mod report;
 mod through;
 
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -15,7 +16,8 @@ use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use clap::{Parser, ValueEnum};
 use net_bench::{Quartiles, cpu_time, pin, version_of};
-use serde_json::json;
+
+use crate::report::Machine;
 
 #[derive(Debug, Parser)]
 #[command(name = "link", about = "Goodput of one bulk stream: ours against quinn with rustls and ChaCha20-Poly1305")]
@@ -124,6 +126,9 @@ struct Row {
     runs: Vec<Run>,
     /// Rate against the peer's of the same round.
     ratios: Vec<f64>,
+    /// The same by the time that the busier of the two processes took of its core, which others that want the core do not
+    /// change: what the rate would be, were the machine quiet.
+    core_ratios: Vec<f64>,
 }
 
 impl Row {
@@ -136,8 +141,11 @@ impl Row {
 fn compare(args: &Args) -> Result<()> {
     let kinds: &[Kind] =
         if args.mtu == ENDPOINT_MTU { &[Kind::Ours, Kind::Bare, Kind::Peer] } else { &[Kind::Bare, Kind::Peer] };
-    let mut rows: Vec<Row> =
-        kinds.iter().map(|kind| Row { kind: *kind, runs: Vec::new(), ratios: Vec::new() }).collect();
+    let mut rows: Vec<Row> = kinds
+        .iter()
+        .map(|kind| Row { kind: *kind, runs: Vec::new(), ratios: Vec::new(), core_ratios: Vec::new() })
+        .collect();
+    let mut machine = Machine::now()?;
     for round in 0..args.pairs {
         // Who goes first changes, so that a machine that warms up or slows down favours nobody.
         for turn in 0..rows.len() {
@@ -145,54 +153,31 @@ fn compare(args: &Args) -> Result<()> {
             let run = one_run(rows[row].kind, args)?;
             rows[row].runs.push(run);
         }
-        let peer = rows.iter().find(|row| row.kind == Kind::Peer).and_then(|row| row.runs.last()).map(|run| run.rate);
+        let peer = rows.iter().find(|row| row.kind == Kind::Peer).and_then(|row| row.runs.last()).copied();
         let peer = peer.context("every round has a run of the peer")?;
         let mut line = format!("round {}:", round + 1);
         for row in &mut rows {
-            let Run { rate, send_cpu, receive_cpu } = *row.runs.last().context("every round has a run of everyone")?;
-            row.ratios.push(rate / peer);
+            let run = *row.runs.last().context("every round has a run of everyone")?;
+            let Run { rate, send_cpu, receive_cpu } = run;
+            row.ratios.push(rate / peer.rate);
+            row.core_ratios.push(peer.busier() / run.busier());
             line += &format!(
                 " {} {rate:.0} MB/s ({:.3}), {send_cpu:.0} + {receive_cpu:.0} ns/KB;",
                 row.kind.name(),
-                rate / peer
+                rate / peer.rate
             );
         }
         eprintln!("{line}");
     }
-    let cores = std::thread::available_parallelism()?.get();
-    let commit = std::env::var("NET_COMMIT").unwrap_or_else(|_| "unknown".into());
+    machine.ended();
     if args.json {
-        let mut out = json!({
-            "bench": "link", "unit": "MB/s", "commit": commit, "cores": cores, "mtu": args.mtu, "mib": args.mib,
-            "quinn": version_of("quinn"), "quinn-proto": version_of("quinn-proto"), "rustls": version_of("rustls"),
-            "ring": version_of("ring"),
-        });
-        for row in &rows {
-            out[row.kind.name()] = json!({
-                "runs": row.runs.iter().map(|run| run.rate).collect::<Vec<_>>(),
-                "of": row.of(|run| run.rate).json(),
-                "send_ns_per_kb": row.of(|run| run.send_cpu).json(),
-                "receive_ns_per_kb": row.of(|run| run.receive_cpu).json(),
-                "ratios": row.ratios, "ratio": Quartiles::of(&row.ratios).json(),
-            });
-        }
-        println!("{out:#}");
-    } else {
-        println!(
-            "link at {commit}: one stream, {} MiB counted at the receiver, MTU up to {}, {} rounds, {}",
-            args.mib,
-            args.mtu,
-            args.pairs,
-            if cores >= 2 { "a core for each process" } else { "both processes on one core" }
-        );
-        for row in &rows {
-            let (rate, ratio) = (row.of(|run| run.rate), Quartiles::of(&row.ratios));
-            let (send, receive) = (row.of(|run| run.send_cpu), row.of(|run| run.receive_cpu));
-            println!("{}   {rate} MB/s, {ratio:.3} of the peer: {}", row.kind.name(), row.kind.says());
-            println!("       {send} ns of a core for each KB to send, {receive} to receive");
-        }
-        println!("median and quartiles; the ratio is that within rounds");
+        println!("{:#}", report::as_json(&rows, &machine, args));
+        return Ok(());
     }
+    let table = report::as_table(&rows, &machine, args)?;
+    let kept = report::keep(&table)?;
+    println!("{table}");
+    eprintln!("kept in {}", kept.display());
     Ok(())
 }
 
@@ -216,6 +201,13 @@ struct Run {
     send_cpu: f64,
     /// Nanoseconds of a core that the receiver took for each KB.
     receive_cpu: f64,
+}
+
+impl Run {
+    /// Nanoseconds of a core for each KB of the process that took more.
+    fn busier(&self) -> f64 {
+        self.send_cpu.max(self.receive_cpu)
+    }
 }
 
 /// A receiver and a sender.

@@ -11,6 +11,7 @@ pub mod batch;
 pub mod binding;
 pub mod control;
 pub mod cursor;
+pub mod filter;
 pub mod grant;
 pub mod handshake;
 pub mod header;
@@ -51,6 +52,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "index", run: index::run, seeds: index::seeds },
     Target { name: "cursor", run: cursor::run, seeds: cursor::seeds },
     Target { name: "key_ring", run: key_ring::run, seeds: key_ring::seeds },
+    Target { name: "filter", run: filter::run, seeds: filter::seeds },
 ];
 
 #[cfg(test)]

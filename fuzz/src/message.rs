@@ -17,9 +17,11 @@ pub fn run(data: &[u8]) -> bool {
     for cut in [0, body.len() / 2, body.len() - 1] {
         assert!(Message::decode(&body[..cut]).is_err(), "a part of a message is a message");
     }
-    if let Message::Fetch { range, .. } = message {
-        assert_eq!(range.is_empty(), range.from >= range.to);
-        assert!(range.is_empty() || range.from + range.len() == range.to);
+    if let Message::Fetch { ranges, .. } = message {
+        for range in ranges {
+            assert_eq!(range.is_empty(), range.from >= range.to);
+            assert!(range.is_empty() || range.from + range.len() == range.to);
+        }
     }
     true
 }
@@ -31,11 +33,12 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let refusals = [RefusedWhy::NotHere, RefusedWhy::NotAllowed, RefusedWhy::TooMany];
     let others = [
         Message::Unsubscribe { id: 1, pair },
-        Message::Fetch { id: u64::MAX, pair, range: SeqRange { from: 3, to: u64::MAX } },
+        Message::Fetch { id: u64::MAX, pair, ranges: vec![SeqRange { from: 3, to: u64::MAX }] },
         Message::Received { pair, next: 9 },
-        Message::Subscribed { id: 1, start: 2, next: 3, incarnation: 1 },
+        Message::Subscribed { id: 1, start: 2, next: 3, incarnation: 1, kept_from: 1 },
         Message::Grant { pair, grant: b"grant" },
-        Message::Batches { id: 9, pair, covered: 7, frames: b"frames" },
+        Message::Batches { id: 9, pair, covered: 7, next: 8, kept_from: 2, frames: b"frames" },
+        Message::Equivocation { proof: b"proof" },
     ];
     let starts = starts.map(|start| Message::Subscribe { id: 1, pair, start });
     let refusals = refusals.map(|why| Message::Refused { id: 1, why });

@@ -12,7 +12,19 @@ pub(crate) const ADVERT: &str = "net advert v1\0";
 pub(crate) const ADVERT_KEY: &str = "net advert key v1";
 pub(crate) const TICK: &str = "net tick v1\0";
 pub(crate) const FLOOR_FILE: &str = "net floor file v1";
+pub(crate) const CURSOR_FILE: &str = "net cursor file v1";
 
 /// The context strings of this crate, for the table and its test.
-pub const CONTEXTS: &[&str] =
-    &[CHANNEL, BATCH, BATCH_HASH, BATCH_KEY_COMMIT, SENDER_KEY_ID, KEY_GRANT, ADVERT, ADVERT_KEY, TICK, FLOOR_FILE];
+pub const CONTEXTS: &[&str] = &[
+    CHANNEL,
+    BATCH,
+    BATCH_HASH,
+    BATCH_KEY_COMMIT,
+    SENDER_KEY_ID,
+    KEY_GRANT,
+    ADVERT,
+    ADVERT_KEY,
+    TICK,
+    FLOOR_FILE,
+    CURSOR_FILE,
+];

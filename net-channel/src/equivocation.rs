@@ -1,7 +1,7 @@
 //! Equivocation: two batches of one origin that cannot both be true, and the proof of it. Layout: `docs/spec/batch.md`.
 
 use net_identity::EntityId;
-use net_transport::MeshId;
+use net_transport::{MeshId, Pair};
 
 use crate::batch::Head;
 use crate::cursor::Reader;
@@ -98,6 +98,13 @@ impl Equivocation {
             &self.second.to_bytes(),
         ]
         .concat()
+    }
+
+    /// Of which pair and incarnation bytes claim to be a proof; nothing is checked.
+    pub(crate) fn claim_of(bytes: &[u8]) -> Option<(Pair, u64)> {
+        let (_, channel, origin) = parse_fixed(bytes)?;
+        let (first, _) = Head::parse(&bytes[FIXED_LEN..]).ok()?;
+        Some((Pair { channel: channel.0, origin: *origin.as_bytes() }, first.incarnation()))
     }
 
     /// Parses and checks a proof: both signatures, and that the two contradict each other.

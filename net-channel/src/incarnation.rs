@@ -10,6 +10,7 @@ use net_identity::secret_file::{self, SecretFileError};
 
 use crate::context;
 use crate::cursor::Reader;
+use crate::mutants::mutant;
 
 /// How far above its first seq an incarnation raises the floor: more events than one start will ever publish.
 pub const FLOOR_STEP: u64 = 1 << 40;
@@ -32,6 +33,7 @@ pub struct SeqsExhausted {
 /// # Errors
 /// [`SeqsExhausted`] if less than [`FLOOR_STEP`] seqs would be left.
 pub fn first_seq(now_unix_ns: u64, highest_known: u64, floor: u64) -> Result<u64, SeqsExhausted> {
+    let (highest_known, floor) = if mutant("reuse_seq") { (0, 0) } else { (highest_known, floor) };
     let first = now_unix_ns.max(highest_known.saturating_add(1)).max(floor).max(1);
     if first > u64::MAX - FLOOR_STEP {
         return Err(SeqsExhausted { highest: highest_known.max(floor) });

@@ -45,7 +45,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Features: `node` (default) publishes and subscribes over links; `json` and `rkyv` are codecs for typed payloads
+//! Features: `node` (default) publishes and subscribes over links; `filter` selects events by texts in CEL; `json` and `rkyv` are codecs for typed payloads
 //! ([`Codec`]; [`Postcard`] is always there).
 
 #![forbid(unsafe_code)]
@@ -58,13 +58,17 @@ mod codec;
 mod context;
 pub mod core;
 mod cursor;
+mod cursor_file;
 mod equivocation;
 mod event;
+#[cfg(feature = "filter")]
+mod filter;
 mod grant;
 mod headers;
 mod hlc;
 mod incarnation;
 mod keys;
+mod mutants;
 mod name;
 mod pattern;
 mod tick;
@@ -73,12 +77,13 @@ pub use advert::{ADVERT_LEN_MAX, Advert, AdvertError, Class, VerifiedAdvert};
 pub use batch::{
     BATCH_BODY_LEN_MAX, BATCH_EVENTS_MAX, BatchBuilder, BatchError, BatchHash, EVENT_LEN_MAX, EventRef, KEY_LEN_MAX,
     OpenBatch, OpenError, PARENTS_MAX, PushError, SEAL_LEN, SealError, SealParams, SealView, SealedBatch, SealedView,
-    VerifiedSeal,
+    Unopened, VerifiedSeal,
 };
 #[cfg(feature = "node")]
 pub use bus::{
-    Ack, Bus, BusConfig, Channel, ChannelBuilder, ChannelInfo, Delivered, Environment, OpenChannelError, OpenGate,
-    Publish, PublishError, PublishValueError, Receipt, StartError, SubscribeBuilder, SubscribeError, Subscription,
+    Ack, Bus, BusConfig, BusMetrics, Channel, ChannelBuilder, ChannelInfo, Delivered, Environment, FilterCounters,
+    NodeEvent, NodeEvents, OpenChannelError, OpenGate, ProducerMetrics, Publish, PublishError, PublishValueError,
+    QuotaCounters, Receipt, StartError, SubscribeBuilder, SubscribeError, Subscription, SubscriptionMetrics,
     TypedChannel, TypedItem, TypedSubscription,
 };
 #[cfg(feature = "json")]
@@ -87,9 +92,14 @@ pub use codec::Json;
 pub use codec::Rkyv;
 pub use codec::{Codec, CodecError, Postcard};
 pub use context::CONTEXTS;
-pub use core::{Cursor, CursorError, Fork, From, Gap, Item, Restart, SeqRange, Source};
+pub use core::{
+    Cursor, CursorError, Fork, From, Gap, GapWhy, Item, Order, Restart, Sealed, SealedWhy, SeqRange, Source, Trimmed,
+};
+pub use cursor_file::{CursorFile, CursorFileError};
 pub use equivocation::{EQUIVOCATION_LEN_MAX, Equivocation, EquivocationError};
 pub use event::{Dot, Event, EventBatch, Parent, Parents};
+#[cfg(feature = "filter")]
+pub use filter::{Filter, FilterError, FilterErrorKind, FilterMiss};
 pub use grant::{CLOCK_SKEW_S, GrantError, KEY_GRANT_LEN, KeyGrant};
 pub use headers::{HEADER_NAME_LEN_MAX, HEADERS_LEN_MAX, Headers, HeadersError, HeadersIter, HeadersRef};
 pub use hlc::{CLOCK_AHEAD_MS_MAX, Hlc, HlcClock};

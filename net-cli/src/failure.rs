@@ -79,6 +79,33 @@ impl From<net::StartError> for Failure {
     }
 }
 
+impl From<net::channel::CursorFileError> for Failure {
+    fn from(error: net::channel::CursorFileError) -> Self {
+        use net::channel::CursorFileError;
+        match &error {
+            CursorFileError::InUse(name) => {
+                Self::new(format!("another `net sub --resume {name}` runs on this directory"))
+                    .next("wait until it ends, or choose another name")
+            }
+            CursorFileError::Damaged(path) => Self::new(format!("{} is damaged", path.display()))
+                .next(format!("`rm {}`, and say with --from where to begin", path.display())),
+            CursorFileError::Name(_) => Self::usage(chain(&error)).next("a name, for example `--resume billing`"),
+            _ => Self::new(chain(&error)).next("`net doctor` looks at the directory"),
+        }
+    }
+}
+
+impl From<net::channel::FilterError> for Failure {
+    fn from(error: net::channel::FilterError) -> Self {
+        let mut message = format!("not a filter: {error}");
+        for line in error.pointer().lines() {
+            message.push_str("\n  ");
+            message.push_str(line);
+        }
+        Self::usage(message).next("filters look like 'mag > 4 && place.contains(\"Alaska\")': `net sub --help`")
+    }
+}
+
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
         Self::new(error.to_string())

@@ -9,6 +9,7 @@ mod control;
 mod demo;
 mod failure;
 mod host;
+mod http;
 mod output;
 mod start;
 

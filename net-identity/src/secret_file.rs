@@ -27,8 +27,8 @@ pub enum SecretFileError {
     /// There is a file already, and it is kept.
     #[error("{path} exists already and is not overwritten", path = .0.display())]
     Exists(PathBuf),
-    /// The file is larger than any secret of this project.
-    #[error("{path} has more than {SECRET_LEN_MAX} bytes and is no secret of this program", path = .0.display())]
+    /// The file is larger than what this project writes there.
+    #[error("{path} is larger than what this program writes there", path = .0.display())]
     TooLarge(PathBuf),
     /// The system could not do it.
     #[error("cannot {what} {path}", path = .path.display())]
@@ -48,6 +48,14 @@ pub enum SecretFileError {
 /// # Errors
 /// [`SecretFileError::Mode`] if group or others have any right to the file; `Missing`, `TooLarge`, `Io`.
 pub fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, SecretFileError> {
+    read_up_to(path, SECRET_LEN_MAX)
+}
+
+/// [`read`] with another limit than [`SECRET_LEN_MAX`], for what is no secret and is kept like one.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_up_to(path: &Path, len_max: usize) -> Result<Zeroizing<Vec<u8>>, SecretFileError> {
     let file = File::open(path).map_err(|source| match source.kind() {
         io::ErrorKind::NotFound => SecretFileError::Missing(path.to_owned()),
         _ => failed("open", path)(source),
@@ -55,14 +63,14 @@ pub fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, SecretFileError> {
     // Asked of the open file, not of the path, which may name another one by now.
     let metadata = file.metadata().map_err(failed("inspect", path))?;
     check_mode(path, &metadata)?;
-    if metadata.len() > SECRET_LEN_MAX as u64 {
+    if metadata.len() > len_max as u64 {
         return Err(SecretFileError::TooLarge(path.to_owned()));
     }
     // One byte of room more than there is, so that the vector never moves and leaves a copy behind.
-    let capacity = usize::try_from(metadata.len()).unwrap_or(SECRET_LEN_MAX).min(SECRET_LEN_MAX) + 1;
+    let capacity = usize::try_from(metadata.len()).unwrap_or(len_max).min(len_max) + 1;
     let mut bytes = Zeroizing::new(Vec::with_capacity(capacity));
-    file.take(SECRET_LEN_MAX as u64 + 1).read_to_end(&mut bytes).map_err(failed("read", path))?;
-    if bytes.len() > SECRET_LEN_MAX {
+    file.take(len_max as u64 + 1).read_to_end(&mut bytes).map_err(failed("read", path))?;
+    if bytes.len() > len_max {
         return Err(SecretFileError::TooLarge(path.to_owned()));
     }
     Ok(bytes)

@@ -86,9 +86,12 @@ impl fmt::Debug for EndpointConfig {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Bytes of frames queued for one link and priority; a frame is taken while less is queued.
+    /// Bytes of frames queued for one link and priority; a frame is taken while less is queued. Those who ask for room
+    /// see it full at three quarters. A link takes four times as much memory, and at most 8 MiB for what the other end
+    /// has not acknowledged.
     pub queue_bytes: usize,
-    /// Bytes of received frames that the layer above has not released, at least [`Limits::INBOX_BYTES_MIN`].
+    /// Bytes of received frames that the layer above has not released, at least [`Limits::INBOX_BYTES_MIN`], of which one
+    /// neighbour may take half; and a quarter of that for frames of this node's own pairs.
     pub inbox_bytes: usize,
     /// Events waiting for the layer above before control streams are no longer read.
     pub events: usize,

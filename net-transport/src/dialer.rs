@@ -5,11 +5,18 @@
 //! that their dials rarely cross.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::{NodeId, Peer};
+use crate::{NodeId, Peer, StaticBinding};
+
+mod places;
+mod reach;
+
+use places::Places;
+use reach::Reach;
 
 /// Pause after the first failed dial; doubled with each further one.
 pub(crate) const BACKOFF_MIN: Duration = Duration::from_millis(100);
@@ -30,11 +37,12 @@ pub(crate) struct Dialer {
     targets: BTreeMap<NodeId, Target>,
     /// Dials ever begun, to anyone: each has a number of its own.
     begun: u64,
+    reach: Reach,
 }
 
 #[derive(Debug)]
 struct Target {
-    peer: Peer,
+    places: Places,
     /// The owner named it.
     kept: bool,
     /// Its record is alive.
@@ -60,40 +68,41 @@ pub(crate) struct Standing {
 
 impl Dialer {
     pub(crate) fn new(me: NodeId) -> Self {
-        Self { me, targets: BTreeMap::new(), begun: 0 }
+        Self { me, targets: BTreeMap::new(), begun: 0, reach: Reach::default() }
     }
 
     /// The owner names a peer: it is dialled now and kept. False if there are too many.
-    pub(crate) fn keep(&mut self, now: Instant, mut peer: Peer) -> bool {
-        peer.addresses.truncate(ADDRESSES_MAX);
+    pub(crate) fn keep(&mut self, now: Instant, peer: Peer) -> bool {
         let node = peer.node();
         if node == self.me {
             return true;
         }
-        if let Some(target) = self.targets.get_mut(&node) {
-            target.kept = true;
-            target.next = now;
-            // What the owner says comes first; what was learnt before may still be right.
-            merge(&mut peer.addresses, &target.peer.addresses);
-            target.peer = peer;
-            return true;
-        }
-        if self.targets.values().filter(|target| target.kept).count() >= KEPT_MAX {
+        let kept = self.targets.values().filter(|target| target.kept).count();
+        if kept >= KEPT_MAX && !self.targets.get(&node).is_some_and(|target| target.kept) {
             return false;
         }
-        self.targets.insert(node, Target::new(peer, true, now));
+        let target = self.targets.entry(node).or_insert_with(|| Target::new(peer.binding, now));
+        target.kept = true;
+        target.next = now;
+        target.places.set_owner(peer);
         true
     }
 
     /// A live record says where a node can be dialled.
     pub(crate) fn introduce(&mut self, now: Instant, peer: Peer) {
-        self.learn(now, peer, |target| target.introduced = true);
+        self.learn(now, peer, |target, peer| {
+            target.introduced = true;
+            target.places.set_record(peer);
+        });
     }
 
     /// A node has been found on the local network.
     #[cfg(feature = "mdns")]
     pub(crate) fn nearby(&mut self, now: Instant, peer: Peer) {
-        self.learn(now, peer, |target| target.nearby = true);
+        self.learn(now, peer, |target, peer| {
+            target.nearby = true;
+            target.places.set_nearby(peer);
+        });
     }
 
     /// A node is on the local network no longer.
@@ -101,40 +110,39 @@ impl Dialer {
     pub(crate) fn not_nearby(&mut self, node: &NodeId) {
         if let Some(target) = self.targets.get_mut(node) {
             target.nearby = false;
+            target.places.forget_nearby();
         }
         self.tidy(node);
     }
 
-    fn learn(&mut self, now: Instant, mut peer: Peer, mark: impl FnOnce(&mut Target)) {
-        peer.addresses.truncate(ADDRESSES_MAX);
+    fn learn(&mut self, now: Instant, peer: Peer, note: impl FnOnce(&mut Target, Peer)) {
         let node = peer.node();
         if node == self.me {
             return;
         }
         let courtesy = if self.me < node { Duration::ZERO } else { COURTESY };
-        let target = self.targets.entry(node).or_insert_with(|| Target::new(peer.clone(), false, now + courtesy));
-        if !target.kept && !target.introduced && !target.nearby {
+        let target = self.targets.entry(node).or_insert_with(|| Target::new(peer.binding, now + courtesy));
+        if !target.named() {
             target.next = now + courtesy;
         }
-        if target.kept || target.nearby {
-            // A record knows addresses, and so do the owner and the local network.
-            merge(&mut peer.addresses, &target.peer.addresses);
-        }
-        target.peer = peer;
-        mark(target);
+        note(target, peer);
     }
 
     /// A node's record has run out.
     pub(crate) fn gone(&mut self, node: &NodeId) {
         if let Some(target) = self.targets.get_mut(node) {
             target.introduced = false;
+            target.places.forget_record();
         }
         self.tidy(node);
     }
 
-    /// A connection with a node stands.
-    pub(crate) fn linked(&mut self, now: Instant, node: NodeId, peer: Peer) {
-        let target = self.targets.entry(node).or_insert_with(|| Target::new(peer, false, now));
+    /// A connection with a node stands; `at` is where this end has dialled it.
+    pub(crate) fn linked(&mut self, now: Instant, binding: StaticBinding, at: Option<SocketAddr>) {
+        let target = self.targets.entry(binding.node()).or_insert_with(|| Target::new(binding, now));
+        if let Some(at) = at {
+            target.places.set_worked(at);
+        }
         target.linked = true;
         target.failures = 0;
         target.last_error = None;
@@ -184,7 +192,21 @@ impl Dialer {
         let (_, target) = self.targets.iter_mut().filter(|(_, target)| due(target)).max_by_key(|(_, t)| t.kept)?;
         target.dialing = true;
         self.begun += 1;
-        Some((target.peer.clone(), self.begun))
+        Some((target.places.to_dial(target.failures), self.begun))
+    }
+
+    /// May a dial of this node go to this address now? Whoever does not answer is not asked often, unless the owner named
+    /// the address, or it has worked.
+    pub(crate) fn may_try(&mut self, now: Instant, node: &NodeId, address: SocketAddr) -> bool {
+        self.targets.get(node).is_some_and(|target| target.places.is_trusted(&address))
+            || self.reach.may_dial(now, address.ip())
+    }
+
+    /// Somebody who knows the psk has answered there.
+    pub(crate) fn answered(&mut self, node: &NodeId, address: SocketAddr) {
+        if !self.targets.get(node).is_some_and(|target| target.places.is_trusted(&address)) {
+            self.reach.answered(address.ip());
+        }
     }
 
     /// A dial to a neighbour, to renew its connection: who it is, and the number of the dial.
@@ -192,7 +214,7 @@ impl Dialer {
         let target = self.targets.get_mut(node).filter(|target| !target.dialing)?;
         target.dialing = true;
         self.begun += 1;
-        Some((target.peer.clone(), self.begun))
+        Some((target.places.to_dial(0), self.begun))
     }
 
     fn may_dial(&self, links_max: usize) -> bool {
@@ -212,7 +234,7 @@ impl Dialer {
     /// Peers worth remembering: those that the owner named, and neighbours.
     pub(crate) fn known(&self) -> Vec<Peer> {
         let known = self.targets.values().filter(|target| target.kept || target.linked);
-        known.filter(|target| !target.peer.addresses.is_empty()).map(|target| target.peer.clone()).collect()
+        known.map(|target| target.places.known()).filter(|peer| !peer.addresses.is_empty()).collect()
     }
 
     /// How things stand with those that are not linked.
@@ -232,9 +254,10 @@ impl Dialer {
 }
 
 impl Target {
-    fn new(peer: Peer, kept: bool, next: Instant) -> Self {
-        let (introduced, nearby, linked, dialing, failures, last_error) = (false, false, false, false, 0, None);
-        Self { peer, kept, introduced, nearby, linked, dialing, failures, next, last_error }
+    fn new(binding: StaticBinding, next: Instant) -> Self {
+        let (kept, introduced, nearby, linked, dialing) = (false, false, false, false, false);
+        let places = Places::new(binding);
+        Self { places, kept, introduced, nearby, linked, dialing, failures: 0, next, last_error: None }
     }
 
     /// Somebody or something says that it should be a neighbour.
@@ -243,15 +266,7 @@ impl Target {
     }
 
     fn wanted(&self) -> bool {
-        self.named() && !self.linked && !self.dialing && !self.peer.addresses.is_empty()
-    }
-}
-
-fn merge(addresses: &mut Vec<std::net::SocketAddr>, more: &[std::net::SocketAddr]) {
-    for address in more {
-        if addresses.len() < ADDRESSES_MAX && !addresses.contains(address) {
-            addresses.push(*address);
-        }
+        self.named() && !self.linked && !self.dialing && !self.places.is_empty()
     }
 }
 
@@ -331,7 +346,7 @@ mod tests {
         assert_eq!((dialer.poll_dial(now, LINKS_MAX), dialer.poll_timeout(LINKS_MAX)), (None, None));
         let linked = peers[15].node();
         dialer.succeeded(&linked);
-        dialer.linked(now, linked, peers[15].clone());
+        dialer.linked(now, peers[15].binding, None);
         assert_eq!(dialer.poll_dial(now, LINKS_MAX), None);
         dialer.unlinked(now, &linked, "gone".to_owned(), 0);
         assert_eq!(node(dialer.poll_dial(now, LINKS_MAX)), Some(peers[12].node()));
@@ -361,7 +376,7 @@ mod tests {
         dialer.introduce(now, peer.clone());
         assert_eq!(dialer.poll_dial(now, LINKS_MAX).map(|(_, n)| n), Some(1));
         dialer.succeeded(&peer.node());
-        dialer.linked(now, peer.node(), peer.clone());
+        dialer.linked(now, peer.binding, Some(peer.addresses[0]));
         dialer.gone(&peer.node());
         assert_eq!(dialer.redial(&peer.node()).map(|(_, n)| n), Some(2));
         assert_eq!(dialer.redial(&peer.node()), None);
@@ -376,5 +391,68 @@ mod tests {
         dialer.keep(now, peers[3].clone());
         dialer.introduce(now, peers[3].clone());
         assert_eq!(dialer.poll_dial(now, LINKS_MAX), None);
+    }
+
+    #[test]
+    fn records_that_name_a_victim_send_it_few_dials() {
+        let (me, peers) = peers();
+        let mut now = Instant::now();
+        let mut dialer = Dialer::new(me);
+        let victim = |port| SocketAddr::from(([192, 0, 2, 1], port));
+        let mut dials = 0;
+        // Twenty records, each with as many ports of the victim as it may name, for ten minutes.
+        for _ in 0..600 {
+            for peer in &peers {
+                let addresses = (1..100).map(victim).collect();
+                dialer.introduce(now, Peer { binding: peer.binding, addresses });
+            }
+            while let Some((peer, _)) = dialer.poll_dial(now, 64) {
+                let node = peer.node();
+                dials += peer.addresses.iter().filter(|address| dialer.may_try(now, &node, **address)).count();
+                dialer.failed(now, &node, "nobody there".to_owned(), 0);
+            }
+            now += Duration::from_secs(1);
+        }
+        assert!((300..=320).contains(&dials), "16 at once and one each two seconds: {dials}");
+    }
+
+    #[test]
+    fn victims_host_is_still_dialled_where_its_owner_or_experience_says_so() {
+        let (me, peers) = peers();
+        let now = Instant::now();
+        let mut dialer = Dialer::new(me);
+        let at = |port| SocketAddr::from(([192, 0, 2, 1], port));
+        let (kept, worked) = (&peers[11], &peers[12]);
+        dialer.keep(now, Peer { binding: kept.binding, addresses: vec![at(1)] });
+        dialer.introduce(now, Peer { binding: worked.binding, addresses: vec![at(2)] });
+        dialer.linked(now, worked.binding, Some(at(2)));
+        for port in 100..200 {
+            dialer.may_try(now, &peers[13].node(), at(port));
+        }
+        assert!(!dialer.may_try(now, &peers[13].node(), at(1)), "all dials of that host are used up");
+        assert!(!dialer.may_try(now, &kept.node(), at(2)));
+        assert!(dialer.may_try(now, &kept.node(), at(1)) && dialer.may_try(now, &worked.node(), at(2)));
+    }
+
+    #[cfg(feature = "mdns")]
+    #[test]
+    fn stranger_on_the_local_network_does_not_displace_addresses_that_work() {
+        let (me, peers) = peers();
+        let now = Instant::now();
+        let mut dialer = Dialer::new(me);
+        let at = |port| SocketAddr::from(([192, 0, 2, 1], port));
+        dialer.keep(now, Peer { binding: peers[11].binding, addresses: vec![at(1)] });
+        let (_, first) = dialer.poll_dial(now, LINKS_MAX).expect("it is kept");
+        dialer.linked(now, peers[11].binding, Some(at(7)));
+        dialer.succeeded(&peers[11].node());
+        for n in 1..100 {
+            let addresses = (n * 100..n * 100 + 50).map(at).collect();
+            dialer.nearby(now, Peer { binding: peers[11].binding, addresses });
+        }
+        dialer.unlinked(now, &peers[11].node(), "lost".to_owned(), 0);
+        let (peer, second) = dialer.poll_dial(now + BACKOFF_MIN, LINKS_MAX).expect("it is kept");
+        assert_eq!(peer.addresses[..2], [at(7), at(1)]);
+        assert_eq!((peer.addresses.len(), second - first), (6, 1));
+        assert_eq!(dialer.known()[0].addresses, [at(7), at(1)]);
     }
 }

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::config::Limits;
 use crate::metrics::Counters;
-use crate::{AdvertId, Event, MeshId, NodeId, NodeKeys, Peer};
+use crate::{AdvertId, Event, MeshId, NodeId, NodeKeys, Peer, StaticBinding};
 
 pub(crate) mod record;
 #[cfg(test)]
@@ -29,8 +29,8 @@ pub(crate) const RECORD_REFRESH: Duration = Duration::from_secs(20);
 pub(crate) const SEQ_REMEMBERED: Duration = Duration::from_secs(3600);
 /// Bytes of one advert at most.
 pub const ADVERT_LEN_MAX: usize = 1024;
-/// Nodes that one neighbour may introduce.
-pub(crate) const INTRODUCED_PER_LINK_MAX: usize = 1024;
+/// The part of the tables of nodes and adverts that may come by way of one neighbour is one in so many.
+const SHARE: usize = 4;
 /// Nodes whose seq is remembered.
 const REMEMBERED_MAX: usize = 65_536;
 /// What a hop adds to the age of a record, so that it grows on every way.
@@ -53,6 +53,13 @@ pub(crate) enum Output {
 pub(crate) enum Item {
     Record { age_ms: u32, record: Bytes },
     Advert(Bytes),
+}
+
+/// A record that is worth checking.
+#[derive(Debug)]
+pub(crate) struct News {
+    /// The binding of its node that is known, which need not be checked again.
+    pub(crate) known: Option<StaticBinding>,
 }
 
 /// Why an own advert is not taken.
@@ -80,6 +87,8 @@ pub(crate) struct Directory {
     nodes: BTreeMap<NodeId, Node>,
     /// Adverts of all other nodes.
     adverts: usize,
+    /// What came by way of whom.
+    brought: BTreeMap<NodeId, Brought>,
     /// Hashes of all adverts that are held: one that comes again need not be checked again.
     hashes: HashSet<[u8; 16]>,
     links: BTreeMap<NodeId, Link>,
@@ -110,8 +119,13 @@ struct Advert {
 struct Link {
     records: BTreeSet<NodeId>,
     adverts: BTreeSet<(NodeId, [u8; 32])>,
-    /// Nodes in the directory that it introduced.
-    introduced: usize,
+}
+
+/// What is in the directory by way of one node: itself, those that it introduced, and the adverts of all of them.
+#[derive(Debug, Default)]
+struct Brought {
+    nodes: usize,
+    adverts: usize,
 }
 
 impl Directory {
@@ -137,6 +151,7 @@ impl Directory {
             own_adverts: BTreeMap::new(),
             nodes: BTreeMap::new(),
             adverts: 0,
+            brought: BTreeMap::new(),
             hashes: HashSet::new(),
             links: BTreeMap::new(),
             remembered: BTreeMap::new(),
@@ -199,8 +214,8 @@ impl Directory {
 
     /// A neighbour has a connection, its first or another one: it is told everything (again).
     pub(crate) fn handle_link_up(&mut self, node: NodeId, out: &mut Vec<Output>) {
-        let introduced = self.links.remove(&node).map_or(0, |link| link.introduced);
-        let mut link = Link { introduced, ..Link::default() };
+        self.links.remove(&node);
+        let mut link = Link::default();
         link.records.insert(self.me);
         link.adverts.extend(self.own_adverts.keys().map(|key| (self.me, *key)));
         for (other, known) in self.links.keys().filter_map(|other| Some((other, self.nodes.get(other)?))) {
@@ -258,44 +273,64 @@ impl Directory {
         None
     }
 
-    /// A record came from a neighbour.
-    pub(crate) fn handle_record(
+    /// A record came from a neighbour. Is it news? Then its signature is worth checking, which takes long and needs
+    /// nothing of the directory but the binding that is known.
+    pub(crate) fn is_news(
         &mut self,
-        now: Instant,
         from: &NodeId,
         age_ms: u32,
-        bytes: &[u8],
+        record: &UnverifiedRecord<'_>,
         counters: &Counters,
-        out: &mut Vec<Output>,
-    ) {
-        let Ok(record) = UnverifiedRecord::parse(bytes) else { return counters.records_dropped_invalid.one() };
+    ) -> Option<News> {
         let node = record.node;
-        let age = Duration::from_millis(u64::from(age_ms));
-        let known_seq = self.remembered.get(&node).map(|(seq, _)| *seq);
-        if known_seq == Some(record.seq()) {
+        if self.remembered.get(&node).is_some_and(|(seq, _)| *seq == record.seq()) {
             // What it has told us it need not be told.
             self.links.entry(*from).and_modify(|link| {
                 link.records.remove(&node);
             });
         }
-        if node == self.me || age >= RECORD_AGE_MAX || known_seq.is_some_and(|seq| seq >= record.seq()) {
-            return counters.records_dropped_stale.one();
+        if !self.finds_place(from, age_ms, node, record.seq(), counters) {
+            return None;
         }
-        let Some(link) = self.links.get(from) else { return };
-        let new = !self.nodes.contains_key(&node);
-        let stranger = new && node != *from && !self.links.contains_key(&node);
-        if stranger && (self.nodes.len() >= self.limits.nodes || link.introduced >= INTRODUCED_PER_LINK_MAX) {
-            return counters.records_dropped_limit.one();
+        Some(News { known: self.nodes.get(&node).map(|known| known.record.binding) })
+    }
+
+    fn finds_place(&self, from: &NodeId, age_ms: u32, node: NodeId, seq: u64, counters: &Counters) -> bool {
+        let age = Duration::from_millis(u64::from(age_ms));
+        let known = self.remembered.get(&node).is_some_and(|(known, _)| *known >= seq);
+        if node == self.me || age >= RECORD_AGE_MAX || known || !self.links.contains_key(from) {
+            counters.records_dropped_stale.one();
+            return false;
         }
-        let known = self.nodes.get(&node).map(|known| known.record.binding);
-        let Ok(record) = record.verify(&self.mesh, known.as_ref()) else {
-            return counters.records_dropped_invalid.one();
-        };
+        let stranger = !self.nodes.contains_key(&node) && node != *from && !self.links.contains_key(&node);
+        let brought = self.brought.get(from).map_or(0, |brought| brought.nodes);
+        if stranger && (self.nodes.len() >= self.limits.nodes || brought >= self.limits.nodes / SHARE) {
+            counters.records_dropped_limit.one();
+            return false;
+        }
+        true
+    }
+
+    /// A record that came from a neighbour has been verified.
+    pub(crate) fn handle_record(
+        &mut self,
+        now: Instant,
+        from: &NodeId,
+        age_ms: u32,
+        (record, bytes): (NodeRecord, Bytes),
+        counters: &Counters,
+        out: &mut Vec<Output>,
+    ) {
+        let node = record.binding.node();
+        // Another may have overtaken it while its signature was checked.
+        if !self.finds_place(from, age_ms, node, record.seq, counters) {
+            return;
+        }
         counters.records_taken.one();
         self.remember(now, node, record.seq);
         // A clock may be younger than the record.
-        let born = now.checked_sub(age).unwrap_or(now);
-        self.insert(node, record, Bytes::copy_from_slice(bytes), born, *from, out);
+        let born = now.checked_sub(Duration::from_millis(u64::from(age_ms))).unwrap_or(now);
+        self.insert(node, record, bytes, born, *from, out);
     }
 
     fn insert(
@@ -309,17 +344,21 @@ impl Directory {
     ) {
         let peer = Peer { binding: record.binding, addresses: record.addresses.clone() };
         if let Some(known) = self.nodes.get_mut(&node) {
-            if known.record.boot != record.boot && !known.adverts.is_empty() {
-                // It was restarted: what its earlier self has advertised holds no more.
-                for advert in std::mem::take(&mut known.adverts).into_values() {
-                    self.hashes.remove(&advert.hash);
-                    self.adverts -= 1;
-                }
-                out.push(Output::Event(Event::AdvertsGone { node }));
-            }
+            let restarted = known.record.boot != record.boot;
             (known.record, known.bytes, known.born) = (record, bytes, born);
+            let (via, adverts) = (known.via, known.adverts.len());
+            if from == node && via != node {
+                // It has come itself, and does not depend on who spoke of it first.
+                known.via = node;
+                self.give_back(via, 1, adverts);
+                self.charge(node, 1, adverts);
+            }
+            if restarted {
+                // What its earlier self has advertised holds no more.
+                self.forget_adverts(node, out);
+            }
         } else {
-            self.links.entry(from).and_modify(|link| link.introduced += 1);
+            self.charge(from, 1, 0);
             self.nodes.insert(node, Node { record, bytes, born, via: from, adverts: BTreeMap::new() });
         }
         if self.links.contains_key(&node) {
@@ -375,8 +414,11 @@ impl Directory {
         if old.is_some_and(|old| old.seq >= id.seq) {
             return counters.adverts_dropped_stale.one();
         }
-        if old.is_none() && (known.adverts.len() >= self.limits.adverts_per_node || self.adverts >= self.limits.adverts)
-        {
+        let brought = self.brought.entry(known.via).or_default();
+        let full = known.adverts.len() >= self.limits.adverts_per_node
+            || brought.adverts >= self.limits.adverts / SHARE
+            || self.adverts >= self.limits.adverts;
+        if old.is_none() && full {
             return counters.adverts_dropped_limit.one();
         }
         counters.adverts_taken.one();
@@ -386,7 +428,10 @@ impl Directory {
             Some(old) => {
                 self.hashes.remove(&old.hash);
             }
-            None => self.adverts += 1,
+            None => {
+                self.adverts += 1;
+                brought.adverts += 1;
+            }
         }
         if self.links.contains_key(&id.node) {
             for (_, link) in self.links.iter_mut().filter(|(to, _)| *to != from && **to != id.node) {
@@ -421,16 +466,36 @@ impl Directory {
     }
 
     fn remove(&mut self, node: &NodeId, out: &mut Vec<Output>) {
+        self.forget_adverts(*node, out);
         let Some(known) = self.nodes.remove(node) else { return };
-        self.links.entry(known.via).and_modify(|link| link.introduced = link.introduced.saturating_sub(1));
-        self.adverts -= known.adverts.len();
-        for advert in known.adverts.values() {
+        self.give_back(known.via, 1, 0);
+        out.push(Output::Gone(*node));
+    }
+
+    fn forget_adverts(&mut self, node: NodeId, out: &mut Vec<Output>) {
+        let Some(known) = self.nodes.get_mut(&node).filter(|known| !known.adverts.is_empty()) else { return };
+        let (via, adverts) = (known.via, std::mem::take(&mut known.adverts));
+        self.adverts -= adverts.len();
+        self.give_back(via, 0, adverts.len());
+        for advert in adverts.values() {
             self.hashes.remove(&advert.hash);
         }
-        if !known.adverts.is_empty() {
-            out.push(Output::Event(Event::AdvertsGone { node: *node }));
+        out.push(Output::Event(Event::AdvertsGone { node }));
+    }
+
+    fn charge(&mut self, via: NodeId, nodes: usize, adverts: usize) {
+        let brought = self.brought.entry(via).or_default();
+        brought.nodes += nodes;
+        brought.adverts += adverts;
+    }
+
+    fn give_back(&mut self, via: NodeId, nodes: usize, adverts: usize) {
+        let Some(brought) = self.brought.get_mut(&via) else { return };
+        brought.nodes -= nodes;
+        brought.adverts -= adverts;
+        if brought.nodes == 0 {
+            self.brought.remove(&via);
         }
-        out.push(Output::Gone(*node));
     }
 }
 

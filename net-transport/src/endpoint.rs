@@ -121,7 +121,9 @@ impl Endpoint {
             endpoints.push(endpoint.map_err(BindError::Socket)?);
         }
 
-        let (frames, receiver) = FrameQueue::new(config.limits.inbox_bytes.max(Limits::INBOX_BYTES_MIN));
+        let room = Arc::new(RoomSignal::default());
+        let inbox_bytes = config.limits.inbox_bytes.max(Limits::INBOX_BYTES_MIN);
+        let (frames, receiver) = FrameQueue::new(inbox_bytes, room.clone());
         let (event_sender, events) = mpsc::channel(EVENT_CHANNEL);
         let me = keys.id();
         let mesh_id = identity.mesh().id();
@@ -154,7 +156,7 @@ impl Endpoint {
                 observed: BTreeMap::new(),
             }),
             joins: RwLock::new(Joins::new(me, config.limits.joins_per_link)),
-            room: RoomSignal::default(),
+            room,
             frames,
             events: Events::new(config.limits.events),
             protocols: Mutex::default(),

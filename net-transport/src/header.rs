@@ -237,6 +237,12 @@ impl Header {
         self.flags
     }
 
+    /// Is it of a realtime channel: newest wins, nothing is repaired?
+    #[must_use]
+    pub fn is_realtime(&self) -> bool {
+        self.flags & Self::REALTIME != 0
+    }
+
     /// Sets the flag bits; others than the two named ones are refused by [`Header::parse`].
     pub fn set_flags(&mut self, flags: u8) {
         self.flags = flags;

@@ -2,11 +2,16 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
 
+use crate::fair::FairQueue;
+use crate::outbox::RoomSignal;
+use crate::pace::{Fill, Gauge};
 use crate::sync::lock;
 use crate::{Header, NodeId, Pair};
 
@@ -146,14 +151,30 @@ impl fmt::Debug for Frame {
 /// Bytes of the inbox that a frame holds.
 struct Room {
     queue: Arc<FrameQueue>,
-    permits: usize,
+    bytes: usize,
+    of: Part,
+}
+
+/// Whose part of the inbox a frame takes.
+enum Part {
+    /// That of a neighbour, which has so much at most.
+    Neighbour(Arc<Semaphore>),
+    /// That of this node's own frames.
+    Own,
+    /// None: realtime frames are bounded where they wait.
+    None,
 }
 
 impl Room {
     fn release(&mut self) {
-        let permits = std::mem::take(&mut self.permits);
-        if permits > 0 {
-            self.queue.room.add_permits(permits);
+        let bytes = std::mem::take(&mut self.bytes);
+        match &self.of {
+            Part::Neighbour(part) => {
+                self.queue.room.add_permits(bytes);
+                part.add_permits(bytes);
+            }
+            Part::Own if self.queue.own.sub(bytes) => self.queue.own_room.changed(),
+            Part::Own | Part::None => {}
         }
     }
 }
@@ -194,13 +215,16 @@ impl FrameReceiver {
     /// Cancel safe: frames are either in `into` or still there.
     pub async fn recv_many(&mut self, into: &mut Vec<Frame>, max: usize) -> usize {
         loop {
+            let before = into.len();
+            into.extend(std::iter::from_fn(|| self.next_realtime()).take(max));
             if self.local.is_empty() {
                 self.refill();
             }
-            let n = self.local.len().min(max);
-            if n > 0 || max == 0 {
-                into.extend(self.local.drain(..n));
-                return n;
+            let rest = max - (into.len() - before);
+            let n = self.local.len().min(rest);
+            into.extend(self.local.drain(..n));
+            if into.len() > before || max == 0 {
+                return into.len() - before;
             }
             if !self.wait().await {
                 return 0;
@@ -210,21 +234,36 @@ impl FrameReceiver {
 
     /// The next frame, if one is there now.
     pub fn try_recv(&mut self) -> Option<Frame> {
+        if let Some(frame) = self.next_realtime() {
+            return Some(frame);
+        }
         if self.local.is_empty() {
             self.refill();
         }
         self.local.pop_front()
     }
 
+    /// Realtime frames go before all others.
+    fn next_realtime(&self) -> Option<Frame> {
+        if !self.queue.realtime.load(Ordering::Acquire) {
+            return None;
+        }
+        let mut state = lock(&self.queue.state);
+        let frame = state.realtime.pop();
+        self.queue.realtime.store(!state.realtime.is_empty(), Ordering::Release);
+        frame
+    }
+
     fn refill(&mut self) {
-        std::mem::swap(&mut self.local, &mut lock(&self.queue.state).frames);
+        let mut state = lock(&self.queue.state);
+        self.local.extend(std::iter::from_fn(|| state.frames.pop()).take(REFILL));
     }
 
     /// Waits until frames may be there; false when none will ever be.
     async fn wait(&self) -> bool {
         {
             let state = lock(&self.queue.state);
-            if !state.frames.is_empty() {
+            if !state.frames.is_empty() || !state.realtime.is_empty() {
                 return true;
             }
             if state.closed {
@@ -249,8 +288,9 @@ impl Drop for FrameReceiver {
         let mut state = lock(&self.queue.state);
         state.closed = true;
         state.frames.clear();
+        state.realtime.clear();
         drop(state);
-        self.queue.room.close();
+        self.queue.closed.cancel();
     }
 }
 
@@ -258,16 +298,32 @@ impl Drop for FrameReceiver {
 pub(crate) struct FrameQueue {
     state: Mutex<QueueState>,
     ready: Notify,
-    /// Bytes that are free.
+    /// Bytes that are free for frames of neighbours.
     room: Semaphore,
+    limit_bytes: usize,
+    /// Bytes of this node's own frames: they have a part of their own, so that nobody who floods the inbox keeps them out.
+    own: Gauge,
+    /// Told when there is room for own frames.
+    own_room: Arc<RoomSignal>,
+    /// Realtime frames are there.
+    realtime: AtomicBool,
+    /// Nobody takes frames any more.
+    closed: CancellationToken,
 }
 
-#[derive(Default)]
 struct QueueState {
-    frames: VecDeque<Frame>,
+    /// Each neighbour has its turn, so that nobody waits for what another floods it with.
+    frames: FairQueue<NodeId, Frame>,
+    /// Realtime frames, which wait for nobody and for which nobody waits.
+    realtime: FairQueue<NodeId, Frame>,
     closed: bool,
 }
 
+/// Bytes of received realtime frames that the layer above has not taken; beyond them the oldest go.
+const REALTIME_BYTES: usize = 4 << 20;
+
+/// Frames that are taken from the queue at once; what comes after them has its turn among the next.
+const REFILL: usize = 128;
 /// What a frame takes of the inbox beside its bytes: so that tiny frames are bounded in number.
 const FRAME_OVERHEAD: usize = 128;
 
@@ -276,11 +332,20 @@ const FRAME_OVERHEAD: usize = 128;
 pub(crate) struct InboxClosed;
 
 impl FrameQueue {
-    pub(crate) fn new(limit_bytes: usize) -> (Arc<Self>, FrameReceiver) {
+    pub(crate) fn new(limit_bytes: usize, own_room: Arc<RoomSignal>) -> (Arc<Self>, FrameReceiver) {
         let queue = Arc::new(Self {
-            state: Mutex::default(),
+            state: Mutex::new(QueueState {
+                frames: FairQueue::new(usize::MAX),
+                realtime: FairQueue::new(REALTIME_BYTES),
+                closed: false,
+            }),
             ready: Notify::new(),
             room: Semaphore::new(limit_bytes.min(Semaphore::MAX_PERMITS)),
+            limit_bytes,
+            own: Gauge::new(limit_bytes / 4),
+            own_room,
+            realtime: AtomicBool::new(false),
+            closed: CancellationToken::new(),
         });
         (queue.clone(), FrameReceiver { queue, local: VecDeque::new() })
     }
@@ -289,34 +354,99 @@ impl FrameQueue {
         frames.iter().map(|bytes| bytes.len() + FRAME_OVERHEAD).sum()
     }
 
-    /// Hands all `frames` over if there is room for them now; otherwise they stay where they are.
-    pub(crate) fn try_push(self: &Arc<Self>, from: NodeId, frames: &mut Vec<BytesMut>) -> bool {
+    /// The part of one neighbour: half of all, so that one that floods the inbox leaves room for others.
+    pub(crate) fn part(&self) -> Arc<Semaphore> {
+        Arc::new(Semaphore::new((self.limit_bytes / 2).min(Semaphore::MAX_PERMITS)))
+    }
+
+    /// Hands all `frames` of a neighbour over if there is room for them now; otherwise they stay where they are.
+    pub(crate) fn try_push(self: &Arc<Self>, from: NodeId, part: &Arc<Semaphore>, frames: &mut Vec<BytesMut>) -> bool {
         let cost = u32::try_from(Self::cost(frames)).unwrap_or(u32::MAX);
-        let Ok(permit) = self.room.try_acquire_many(cost) else { return false };
-        permit.forget();
-        self.append(from, frames);
+        let Ok(of_part) = part.try_acquire_many(cost) else { return false };
+        let Ok(of_all) = self.room.try_acquire_many(cost) else { return false };
+        of_part.forget();
+        of_all.forget();
+        self.append(from, frames.drain(..), || Part::Neighbour(part.clone()));
         true
     }
 
-    /// Hands all `frames` over as soon as there is room for them.
-    pub(crate) async fn push(self: &Arc<Self>, from: NodeId, frames: &mut Vec<BytesMut>) -> Result<(), InboxClosed> {
-        let cost = u32::try_from(Self::cost(frames)).unwrap_or(u32::MAX);
-        self.room.acquire_many(cost).await.map_err(|_| InboxClosed)?.forget();
-        self.append(from, frames);
+    /// Hands one of this node's own frames over if there is room for it.
+    pub(crate) fn push_own(self: &Arc<Self>, me: NodeId, frame: BytesMut) -> Fill {
+        let fill = self.own.check();
+        if fill == Fill::Taken {
+            self.own.add(frame.len() + FRAME_OVERHEAD);
+            self.append(me, [frame], || Part::Own);
+        }
+        fill
+    }
+
+    /// How full the part for own frames is.
+    pub(crate) fn own(&self) -> &Gauge {
+        &self.own
+    }
+
+    /// Hands all `frames` of a neighbour over as soon as there is room for them.
+    pub(crate) async fn push(
+        self: &Arc<Self>,
+        from: NodeId,
+        part: &Arc<Semaphore>,
+        frames: &mut Vec<BytesMut>,
+    ) -> Result<(), InboxClosed> {
+        while !frames.is_empty() {
+            // Many small frames may take more than there will ever be room for at once.
+            let mut cost = 0;
+            let fits = |frame: &&BytesMut| {
+                cost += Self::cost(std::slice::from_ref(*frame));
+                cost <= self.limit_bytes / 4
+            };
+            let count = frames.iter().take_while(fits).count().max(1);
+            self.acquire(part, Self::cost(&frames[..count])).await?;
+            self.append(from, frames.drain(..count), || Part::Neighbour(part.clone()));
+        }
         Ok(())
     }
 
-    fn append(self: &Arc<Self>, from: NodeId, frames: &mut Vec<BytesMut>) {
+    /// First of its own part: who waits for that does not stand in the way of others.
+    async fn acquire(&self, part: &Semaphore, cost: usize) -> Result<(), InboxClosed> {
+        let cost = u32::try_from(cost).unwrap_or(u32::MAX);
+        let acquired = async {
+            let of_part = part.acquire_many(cost).await.ok()?;
+            self.room.acquire_many(cost).await.ok()?.forget();
+            of_part.forget();
+            Some(())
+        };
+        tokio::select! {
+            biased;
+            () = self.closed.cancelled() => Err(InboxClosed),
+            acquired = acquired => acquired.ok_or(InboxClosed),
+        }
+    }
+
+    /// Hands a realtime frame over; gives how many older ones had to go for it.
+    pub(crate) fn push_realtime(self: &Arc<Self>, from: NodeId, bytes: BytesMut) -> usize {
+        let cost = bytes.len() + FRAME_OVERHEAD;
+        // It takes no room of the others.
+        let room = Room { queue: self.clone(), bytes: 0, of: Part::None };
         let mut state = lock(&self.state);
         if state.closed {
-            // Their room is not given back: nobody waits for it any more.
-            frames.clear();
-            return;
+            return 0;
         }
-        for bytes in frames.drain(..) {
+        let dropped = state.realtime.push(from, cost, Frame { from, bytes, room });
+        self.realtime.store(true, Ordering::Release);
+        drop(state);
+        self.ready.notify_one();
+        dropped
+    }
+
+    fn append(self: &Arc<Self>, from: NodeId, frames: impl IntoIterator<Item = BytesMut>, of: impl Fn() -> Part) {
+        let mut state = lock(&self.state);
+        for bytes in frames {
             debug_assert_eq!(bytes.as_ptr().align_offset(16), 0, "allocations start at a multiple of 16 bytes");
-            let room = Room { queue: self.clone(), permits: bytes.len() + FRAME_OVERHEAD };
-            state.frames.push_back(Frame { from, bytes, room });
+            let cost = bytes.len() + FRAME_OVERHEAD;
+            let room = Room { queue: self.clone(), bytes: cost, of: of() };
+            if !state.closed {
+                state.frames.push(from, cost, Frame { from, bytes, room });
+            }
         }
         drop(state);
         self.ready.notify_one();
@@ -325,7 +455,7 @@ impl FrameQueue {
     /// No more frames will come; what is queued can still be received.
     pub(crate) fn close(&self) {
         lock(&self.state).closed = true;
-        self.room.close();
+        self.closed.cancel();
         self.ready.notify_one();
     }
 }
@@ -387,6 +517,7 @@ impl Events {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pace::Standing;
 
     fn frame(len: usize) -> BytesMut {
         BytesMut::zeroed(len)
@@ -394,37 +525,117 @@ mod tests {
 
     #[tokio::test]
     async fn room_comes_back_when_a_frame_is_dropped_or_released() {
-        let (queue, mut receiver) = FrameQueue::new(1000);
-        let from = NodeId::from_bytes([1; 32]);
+        let (queue, mut receiver) = FrameQueue::new(2000, Arc::default());
+        let (from, part) = (NodeId::from_bytes([1; 32]), queue.part());
         let mut batch = vec![frame(300), frame(300)];
-        assert!(queue.try_push(from, &mut batch) && batch.is_empty());
+        assert!(queue.try_push(from, &part, &mut batch) && batch.is_empty());
         let mut more = vec![frame(300)];
-        assert!(!queue.try_push(from, &mut more) && more.len() == 1);
+        assert!(!queue.try_push(from, &part, &mut more) && more.len() == 1);
         let mut first = receiver.recv().await.expect("two frames are queued");
         first.release();
-        assert!(queue.try_push(from, &mut more));
+        assert!(queue.try_push(from, &part, &mut more));
         drop(first);
-        assert!(!queue.try_push(from, &mut vec![frame(300)]));
+        assert!(!queue.try_push(from, &part, &mut vec![frame(300)]));
         drop(receiver.recv().await);
-        assert!(queue.try_push(from, &mut vec![frame(300)]));
+        assert!(queue.try_push(from, &part, &mut vec![frame(300)]));
+    }
+
+    #[tokio::test]
+    async fn neighbour_that_floods_the_inbox_leaves_room_and_turns_for_others() {
+        let (queue, mut receiver) = FrameQueue::new(100_000, Arc::default());
+        let (a, b) = (NodeId::from_bytes([1; 32]), NodeId::from_bytes([2; 32]));
+        let (part_a, part_b) = (queue.part(), queue.part());
+        let taken = (0..1000).take_while(|_| queue.try_push(a, &part_a, &mut vec![frame(372)])).count();
+        assert_eq!(taken, 100, "half of the inbox");
+        for _ in 0..50 {
+            assert!(queue.try_push(b, &part_b, &mut vec![frame(372)]));
+        }
+        let mut frames = Vec::new();
+        receiver.recv_many(&mut frames, 100).await;
+        assert_eq!(frames.iter().filter(|frame| frame.from == b).count(), 50, "each has its turn");
+    }
+
+    #[tokio::test]
+    async fn more_small_frames_than_the_inbox_holds_go_over_in_pieces() {
+        let (queue, mut receiver) = FrameQueue::new(1000, Arc::default());
+        let (from, part) = (NodeId::from_bytes([1; 32]), queue.part());
+        let pushed = tokio::spawn({
+            let queue = queue.clone();
+            async move { queue.push(from, &part, &mut (0..100).map(|_| frame(64)).collect()).await }
+        });
+        for _ in 0..100 {
+            assert!(receiver.recv().await.is_some());
+        }
+        assert_eq!(pushed.await.expect("it ends"), Ok(()));
+    }
+
+    #[tokio::test]
+    async fn own_frames_have_a_part_of_their_own_and_tell_when_it_has_room() {
+        let signal = Arc::new(RoomSignal::default());
+        let (queue, mut receiver) = FrameQueue::new(8000, signal.clone());
+        let me = NodeId::from_bytes([1; 32]);
+        for n in [2, 3] {
+            let neighbour = NodeId::from_bytes([n; 32]);
+            assert!(queue.try_push(neighbour, &queue.part(), &mut vec![frame(3800)]), "others fill the inbox");
+        }
+        let taken = (0..20).take_while(|_| queue.push_own(me, frame(372)) == Fill::Taken).count();
+        assert_eq!((taken, queue.own().standing()), (4, Standing::Full));
+        let room = signal.waiting();
+        tokio::pin!(room);
+        room.as_mut().enable();
+        // Those of the neighbours, and two of its own.
+        for _ in 0..4 {
+            drop(receiver.recv().await);
+        }
+        room.await;
+        assert_eq!(queue.own().standing(), Standing::Room);
+    }
+
+    #[tokio::test]
+    async fn realtime_frames_go_first_and_the_oldest_of_who_has_most_are_dropped() {
+        let (queue, mut receiver) = FrameQueue::new(1000, Arc::default());
+        let (a, b) = (NodeId::from_bytes([1; 32]), NodeId::from_bytes([2; 32]));
+        let part = queue.part();
+        assert!(queue.try_push(a, &part, &mut vec![frame(64)]));
+        assert_eq!(queue.push_realtime(b, frame(100)), 0);
+        let dropped: usize = (0..100).map(|_| queue.push_realtime(a, frame(100_000))).sum();
+        assert!(dropped > 50, "a flood is bounded: {dropped}");
+        assert!(!queue.try_push(a, &part, &mut vec![frame(300)]), "it gives no room");
+        assert!(queue.try_push(a, &part, &mut vec![frame(100)]), "and takes none");
+        let mut frames = Vec::new();
+        assert_eq!(receiver.recv_many(&mut frames, 3).await, 3);
+        let seen: Vec<_> = frames.iter().map(|frame| (frame.from, frame.bytes.len())).collect();
+        assert!(seen.contains(&(b, 100)), "who sent little is heard: {seen:?}");
+        let mut rest = 0;
+        while receiver.try_recv().is_some() {
+            rest += 1;
+        }
+        assert_eq!(rest, 100 - dropped - 2 + 2);
     }
 
     #[tokio::test]
     async fn closed_queue_ends_after_its_last_frame() {
-        let (queue, mut receiver) = FrameQueue::new(1000);
-        queue.try_push(NodeId::from_bytes([1; 32]), &mut vec![frame(64)]);
+        let (queue, mut receiver) = FrameQueue::new(1000, Arc::default());
+        queue.try_push(NodeId::from_bytes([1; 32]), &queue.part(), &mut vec![frame(64)]);
         queue.close();
         assert!(receiver.recv().await.is_some());
         assert!(receiver.recv().await.is_none());
-        assert!(queue.push(NodeId::from_bytes([1; 32]), &mut vec![frame(64)]).await.is_err());
+        assert!(queue.push(NodeId::from_bytes([1; 32]), &queue.part(), &mut vec![frame(64)]).await.is_err());
     }
 
     #[tokio::test]
     async fn dropped_receiver_does_not_leave_lanes_waiting() {
-        let (queue, receiver) = FrameQueue::new(200);
-        queue.try_push(NodeId::from_bytes([1; 32]), &mut vec![frame(64)]);
+        let (queue, receiver) = FrameQueue::new(500, Arc::default());
+        let (from, part) = (NodeId::from_bytes([1; 32]), queue.part());
+        assert!(queue.try_push(from, &part, &mut vec![frame(64)]));
+        let waiting = tokio::spawn({
+            let (queue, part) = (queue.clone(), part.clone());
+            async move { queue.push(from, &part, &mut vec![frame(64)]).await }
+        });
+        tokio::task::yield_now().await;
         drop(receiver);
-        assert_eq!(queue.push(NodeId::from_bytes([1; 32]), &mut vec![frame(64)]).await, Err(InboxClosed));
+        assert_eq!(waiting.await.expect("it ends"), Err(InboxClosed));
+        assert_eq!(queue.push(from, &part, &mut vec![frame(64)]).await, Err(InboxClosed));
     }
 
     #[tokio::test]

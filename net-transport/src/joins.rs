@@ -7,11 +7,13 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use crate::metrics::Counters;
+use crate::pace::Pace;
 use crate::pair::Prefix;
-use crate::{Event, NodeId, Pair, Priority, ShortId, UnjoinReason};
+use crate::{Event, Header, NodeId, Pair, Priority, ShortId, UnjoinReason};
 
 #[cfg(test)]
 mod tests;
@@ -79,8 +81,12 @@ pub(crate) struct Served<L> {
     pub(crate) takers: Vec<Taker<L>>,
     /// This node has joined it itself.
     pub(crate) local: bool,
+    /// How long others have waited for this node itself.
+    pub(crate) local_pace: Patience,
     /// The priority of its last frame, which says which queue has to have room.
     priority: AtomicU8,
+    /// That frame was a realtime frame, which waits for nobody.
+    realtime: AtomicBool,
 }
 
 /// A neighbour that has joined a served pair.
@@ -90,8 +96,21 @@ pub(crate) struct Taker<L> {
     pub(crate) link: L,
     /// It has told us that it is full for this pair.
     pub(crate) full: bool,
-    /// It has been full for so long that nobody waits for it.
-    pub(crate) slow: AtomicBool,
+    pub(crate) pace: Patience,
+}
+
+/// How long others have waited for a taker.
+#[derive(Debug)]
+pub(crate) struct Patience {
+    /// It has said for so long that it is full that nobody waits for it.
+    pub(crate) told_slow: AtomicBool,
+    pub(crate) pace: Mutex<Pace>,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { told_slow: AtomicBool::new(false), pace: Mutex::new(Pace::new()) }
+    }
 }
 
 #[derive(Debug)]
@@ -116,8 +135,14 @@ impl<L> Served<L> {
         Priority::from_bits(self.priority.load(Ordering::Relaxed)).unwrap_or_default()
     }
 
-    pub(crate) fn set_priority(&self, priority: Priority) {
-        self.priority.store(priority as u8, Ordering::Relaxed);
+    pub(crate) fn is_realtime(&self) -> bool {
+        self.realtime.load(Ordering::Relaxed)
+    }
+
+    /// Notes what is published.
+    pub(crate) fn note(&self, header: &Header) {
+        self.priority.store(header.priority() as u8, Ordering::Relaxed);
+        self.realtime.store(header.is_realtime(), Ordering::Relaxed);
     }
 
     fn count(&self) -> usize {
@@ -163,7 +188,9 @@ impl<L: Clone> Joins<L> {
         let served = entry.insert(Served {
             takers: Vec::new(),
             local: false,
+            local_pace: Patience::default(),
             priority: AtomicU8::new(Priority::default() as u8),
+            realtime: AtomicBool::new(false),
         });
         let Some(wanted) = self.wanted.get_mut(&pair).filter(|wanted| wanted.node == self.me) else { return };
         wanted.state = WantedState::Live;
@@ -208,8 +235,8 @@ impl<L: Clone> Joins<L> {
         let served = self.served.get_mut(&pair).expect("a pair that is not served has been refused");
         out.push(Output::Send(link.link.clone(), JoinMessage::Joined(pair, vec![self.me.short()])));
         if link.joined.insert(pair) {
-            let slow = AtomicBool::new(false);
-            served.takers.push(Taker { node: *from, link: link.link.clone(), full: false, slow });
+            let pace = Patience::default();
+            served.takers.push(Taker { node: *from, link: link.link.clone(), full: false, pace });
             out.push(Output::Event(Event::Joiners { pair, takers: served.count() }));
         } else if let Some(taker) = served.takers.iter_mut().find(|taker| taker.node == *from) {
             // Said again: whoever is full says that again too.

@@ -60,6 +60,8 @@ mod dialer;
 mod directory;
 #[cfg(feature = "link")]
 mod endpoint;
+#[cfg(feature = "link")]
+mod fair;
 #[cfg(all(fuzzing, feature = "link"))]
 pub mod fuzzing;
 mod header;
@@ -78,11 +80,15 @@ mod metrics;
 mod neighbour;
 #[cfg(feature = "link")]
 mod outbox;
+#[cfg(feature = "link")]
+mod pace;
 mod pair;
 mod peer;
 mod prf;
 #[cfg(feature = "link")]
 mod quic;
+#[cfg(feature = "link")]
+mod realtime;
 #[cfg(feature = "sim")]
 pub mod sim;
 #[cfg(feature = "link")]

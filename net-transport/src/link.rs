@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +24,7 @@ mod assembler;
 mod codes;
 pub(crate) mod control;
 mod lanes;
+mod realtime;
 mod rival;
 mod speak;
 mod stream;
@@ -48,6 +50,7 @@ const MAINTENANCE: Duration = Duration::from_secs(5);
 const STREAM_CONTROL: u8 = 0;
 const STREAM_PROTOCOL: u8 = 1;
 const STREAM_LANE: u8 = 2;
+const STREAM_REALTIME: u8 = 3;
 
 /// An authenticated connection on which both have said hello.
 pub(crate) struct Link {
@@ -74,6 +77,8 @@ pub(crate) struct Link {
     stalled: Mutex<u32>,
     /// Lanes that the other end has opened on this connection, a bit each.
     lanes_in: AtomicU32,
+    /// Streams of realtime frames that may be read at a time.
+    realtime_in: Semaphore,
     /// The other end has closed because its owner wanted so.
     left: AtomicBool,
     in_use: Mutex<AddressInUse>,
@@ -135,6 +140,7 @@ pub(crate) async fn establish(
         remote_done: CancellationToken::new(),
         stalled: Mutex::new(0),
         lanes_in: AtomicU32::new(0),
+        realtime_in: Semaphore::new(realtime::READ_MAX),
         left: AtomicBool::new(false),
         in_use: Mutex::new(in_use),
         connection,
@@ -164,6 +170,7 @@ async fn run(
         code = lanes::accept(&shared, &neighbour, &link) => code,
         () = lanes::datagrams(&shared, &neighbour, &link) => None,
         never = lanes::write(&shared, &neighbour, &link) => match never {},
+        never = realtime::write(&shared, &neighbour, &link) => match never {},
         never = maintain(&shared, &neighbour, &link) => match never {},
         _ = link.connection.closed() => None,
     };
@@ -200,7 +207,9 @@ async fn maintain(shared: &Arc<Shared>, neighbour: &Arc<Neighbour>, link: &Arc<L
         let old = now.duration_since(link.since) >= limits.renew_after
             || stats.udp_tx.bytes.saturating_add(stats.udp_rx.bytes) >= limits.renew_bytes;
         // The end that has dialled renews, since it knows an address that works.
-        if old && link.dial.mine() && neighbour.is_current(link) && !link.drain.is_cancelled() {
+        // One after the other: the next waits until the one before is drained.
+        let free = neighbour.is_current(link) && !link.drain.is_cancelled() && !neighbour.is_draining();
+        if old && link.dial.mine() && free {
             shared.renew(&link.node, address);
         }
     }

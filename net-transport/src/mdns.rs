@@ -45,7 +45,7 @@ async fn announce_and_browse(shared: &Arc<Shared>) -> Result<(), mdns_sd::Error>
     let full_name = info.get_fullname().to_owned();
     daemon.register(info)?;
     let events = daemon.browse(SERVICE)?;
-    let mut found: BTreeMap<String, NodeId> = BTreeMap::new();
+    let mut found = Found::default();
     loop {
         let event = tokio::select! {
             biased;
@@ -57,12 +57,10 @@ async fn announce_and_browse(shared: &Arc<Shared>) -> Result<(), mdns_sd::Error>
                 let Some(peer) = resolved_peer(&service, &hint).filter(|peer| peer.node() != shared.me) else {
                     continue;
                 };
-                if found.len() >= FOUND_MAX && !found.contains_key(&service.fullname) {
-                    continue;
-                }
+                let linked = |node: &NodeId| lock(&shared.state).neighbours.contains_key(node);
+                let gone = found.insert(service.fullname.clone(), peer.node(), linked);
                 shared.counters.mdns_found.one();
-                found.insert(service.fullname.clone(), peer.node());
-                shared.nearby(peer);
+                shared.nearby(peer, gone);
             }
             Ok(ServiceEvent::ServiceRemoved(_, name)) => {
                 if let Some(node) = found.remove(&name) {
@@ -77,6 +75,36 @@ async fn announce_and_browse(shared: &Arc<Shared>) -> Result<(), mdns_sd::Error>
     let _ = daemon.unregister(&full_name);
     let _ = daemon.shutdown();
     Ok(())
+}
+
+/// Announcements that stand, by name.
+#[derive(Debug, Default)]
+struct Found {
+    nodes: BTreeMap<String, (u64, NodeId)>,
+    count: u64,
+}
+
+impl Found {
+    /// Notes an announcement. Where there are too many, the oldest whose node is not linked is forgotten for it: it has
+    /// had its chance, and whoever announces many does not keep others out. Gives the node that nobody announces now.
+    fn insert(&mut self, name: String, node: NodeId, linked: impl Fn(&NodeId) -> bool) -> Option<NodeId> {
+        self.count += 1;
+        let count = self.nodes.get(&name).map_or(self.count, |(count, _)| *count);
+        self.nodes.insert(name, (count, node));
+        if self.nodes.len() <= FOUND_MAX {
+            return None;
+        }
+        let others = self.nodes.iter().filter(|(_, (_, other))| !linked(other));
+        let oldest = others.min_by_key(|(_, (count, _))| *count).map(|(name, _)| name.clone())?;
+        self.remove(&oldest)
+    }
+
+    /// An announcement ends. Gives the node that nobody announces now.
+    fn remove(&mut self, name: &str) -> Option<NodeId> {
+        let (_, node) = self.nodes.remove(name)?;
+        // Whoever announced it under another name cannot take the announcement of the node itself back.
+        (!self.nodes.values().any(|(_, other)| *other == node)).then_some(node)
+    }
 }
 
 fn resolved_peer(service: &ResolvedService, hint: &[u8; 16]) -> Option<Peer> {
@@ -100,9 +128,14 @@ fn parse(hint: &[u8; 16], mesh: &str, binding: &str, port: u16, mut addresses: V
 }
 
 impl Shared {
-    /// A node has been found on the local network.
-    fn nearby(&self, peer: Peer) {
-        lock(&self.state).dialer.nearby(Instant::now(), peer);
+    /// A node has been found on the local network, and another is forgotten for it.
+    fn nearby(&self, peer: Peer, gone: Option<NodeId>) {
+        let mut state = lock(&self.state);
+        if let Some(gone) = gone {
+            state.dialer.not_nearby(&gone);
+        }
+        state.dialer.nearby(Instant::now(), peer);
+        drop(state);
         self.timer_changed();
     }
 }
@@ -134,6 +167,30 @@ mod tests {
         forged[40] ^= 1;
         assert_eq!(parse(&hint, &mesh, &base32_encode(&forged), 7, addresses.clone()), None);
         assert_eq!(parse(&hint, &mesh, &binding[..100], 7, addresses), None);
+    }
+
+    #[test]
+    fn flood_of_announcements_is_bounded_and_keeps_nobody_out() {
+        let node = |n: u32| {
+            let mut id = [0; 32];
+            id[..4].copy_from_slice(&n.to_be_bytes());
+            NodeId::from_bytes(id)
+        };
+        let (mut found, friend) = (Found::default(), node(7));
+        let linked = |other: &NodeId| *other == friend;
+        assert_eq!(found.insert("friend".to_owned(), friend, linked), None);
+        let mut gone = 0;
+        for n in 1000..3000 {
+            gone += usize::from(found.insert(format!("flood {n}"), node(n), linked).is_some());
+        }
+        assert_eq!((found.nodes.len(), gone), (FOUND_MAX, 2001 - FOUND_MAX));
+        // One that comes after them is taken, and the friend is still there.
+        assert!(found.insert("late".to_owned(), node(8), linked).is_some());
+        assert!(found.nodes.contains_key("late") && found.nodes.contains_key("friend"));
+        // Who announces the friend as well cannot take its own announcement back.
+        found.insert("friend (2)".to_owned(), friend, linked);
+        assert_eq!(found.remove("friend (2)"), None);
+        assert_eq!(found.remove("friend"), Some(friend));
     }
 
     #[test]

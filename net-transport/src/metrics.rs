@@ -59,7 +59,7 @@ counters! {
     links_down,
     /// Connections of a link that took over from another without the link going down.
     links_switched,
-    /// Drained connections that were closed at the deadline with streams still open.
+    /// Drained connections that were closed before they were empty: at the deadline, or because too many were drained.
     drains_cut,
     /// Connections refused because `links_max` was reached.
     links_refused_full,
@@ -67,6 +67,8 @@ counters! {
     dials,
     /// Dials that failed on every address.
     dials_failed,
+    /// Addresses that were not dialled because too many dials of their host were without an answer.
+    dials_held_back,
     /// Handshakes that were begun by others and not completed.
     handshakes_failed,
     /// Handshakes answered with a Retry because too many were open.
@@ -87,6 +89,8 @@ counters! {
     bytes_received,
     /// Frames not queued on a link because its queue was full.
     frames_skipped_queue_full,
+    /// Frames not queued on a link because its queue was full for too long and has not drained by half.
+    frames_skipped_slow,
     /// Frames not queued on a link because the neighbour had said that it is full for that pair.
     frames_skipped_told_full,
     /// Frames for this node itself that its inbox had no room for.
@@ -105,12 +109,19 @@ counters! {
     frames_dropped_kind,
     /// Received frames that the admission refused.
     frames_dropped_refused,
-    /// Received datagrams whose header is malformed or does not fit its payload.
+    /// Received datagrams, and streams of realtime frames, whose header is malformed or does not fit its payload.
     datagrams_dropped_malformed,
     /// Received datagrams that the inbox had no room for.
     datagrams_dropped_inbox_full,
     /// Datagrams sent.
     datagrams_sent,
+    /// Realtime frames that were dropped before they were sent: the oldest of a full queue, or their link was lost.
+    realtime_dropped_unsent,
+    /// Realtime frames that a newer one of their pair has replaced, or whose stream it has ended before all of it was
+    /// acknowledged, on either end of a link.
+    realtime_superseded,
+    /// Received realtime frames that were dropped for newer ones before the layer above took them.
+    realtime_dropped_inbox_full,
     /// Times that a lane waited for room in the inbox.
     lanes_stalled,
     /// Lanes closed because no prelude came in time or it made no sense.

@@ -4,19 +4,26 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::NodeId;
 use crate::link::Link;
 use crate::metrics::Counter;
 use crate::outbox::{LANES, Lane, Outbox};
+use crate::realtime::RealtimeOut;
 use crate::sync::lock;
+
+/// Connections of one link that are drained at a time. An honest peer has one, or two when dials have crossed.
+pub(crate) const DRAINING_MAX: usize = 8;
 
 /// One neighbour, from link-up to link-down.
 pub(crate) struct Neighbour {
     pub(crate) node: NodeId,
     pub(crate) boot: [u8; 8],
     pub(crate) outbox: Outbox,
+    pub(crate) realtime: RealtimeOut,
+    /// Its part of the inbox.
+    pub(crate) inbox: Arc<Semaphore>,
     pub(crate) counters: NeighbourCounters,
     links: Mutex<Links>,
     lanes: [LaneIn; LANES],
@@ -32,11 +39,19 @@ pub(crate) struct NeighbourCounters {
     pub(crate) frames_received: Counter,
     pub(crate) bytes_received: Counter,
     pub(crate) frames_dropped: Counter,
+    pub(crate) frames_skipped: Counter,
 }
 
 struct Links {
     current: Arc<Link>,
     draining: Vec<Arc<Link>>,
+}
+
+impl Links {
+    fn drain(&mut self, link: Arc<Link>) -> Option<Arc<Link>> {
+        self.draining.push(link);
+        (self.draining.len() > DRAINING_MAX).then(|| self.draining.remove(0))
+    }
 }
 
 /// A lane towards us, over all connections.
@@ -49,11 +64,13 @@ struct LaneIn {
 }
 
 impl Neighbour {
-    pub(crate) fn new(link: Arc<Link>, queue_bytes: usize) -> Self {
+    pub(crate) fn new(link: Arc<Link>, queue_bytes: usize, inbox: Arc<Semaphore>) -> Self {
         Self {
             node: link.node,
             boot: link.boot,
             outbox: Outbox::new(queue_bytes),
+            realtime: RealtimeOut::default(),
+            inbox,
             counters: NeighbourCounters::default(),
             links: Mutex::new(Links { current: link, draining: Vec::new() }),
             lanes: std::array::from_fn(|_| LaneIn::default()),
@@ -76,17 +93,23 @@ impl Neighbour {
         links.draining.iter().chain([&links.current]).cloned().collect()
     }
 
-    /// Makes a connection the current one, and returns the one before, which is to be drained.
-    pub(crate) fn switch(&self, link: Arc<Link>) -> Arc<Link> {
-        let mut links = lock(&self.links);
-        let old = std::mem::replace(&mut links.current, link);
-        links.draining.push(old.clone());
-        old
+    /// Is another connection still being drained?
+    pub(crate) fn is_draining(&self) -> bool {
+        !lock(&self.links).draining.is_empty()
     }
 
-    /// Keeps a connection that is to be drained, so that lanes know of it.
-    pub(crate) fn add_draining(&self, link: Arc<Link>) {
-        lock(&self.links).draining.push(link);
+    /// Makes a connection the current one, and returns the one before, which is to be drained, and one that is drained
+    /// already and has to go, since too many are.
+    pub(crate) fn switch(&self, link: Arc<Link>) -> (Arc<Link>, Option<Arc<Link>>) {
+        let mut links = lock(&self.links);
+        let old = std::mem::replace(&mut links.current, link);
+        let cut = links.drain(old.clone());
+        (old, cut)
+    }
+
+    /// Keeps a connection that is to be drained, so that lanes know of it. Returns one that has to go for it.
+    pub(crate) fn add_draining(&self, link: Arc<Link>) -> Option<Arc<Link>> {
+        lock(&self.links).drain(link)
     }
 
     /// A connection is gone; false if it was the current one.

@@ -5,20 +5,23 @@
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::Notify;
 
 use crate::Priority;
+use crate::pace::{Fill, Gauge};
 use crate::sync::lock;
 
 /// Lanes of one priority.
 pub(crate) const LANES_PER_PRIORITY: usize = 8;
 /// Lanes of a link.
 pub(crate) const LANES: usize = 4 * LANES_PER_PRIORITY;
-/// Bytes that a lane's writer takes at once.
+/// Bytes that a lane's writer takes at once, and the part of the queue that this is at most: they count until all are
+/// written, and who waits for room is to see it come in small steps.
 const TAKE_BYTES: usize = 256 << 10;
+const TAKE_PART: usize = 16;
 /// Frames at least this large are written as they are.
 const COPY_BELOW: usize = 16 << 10;
 /// Smaller ones are copied together up to this size, since quinn walks all unacknowledged segments for each packet.
@@ -73,10 +76,8 @@ impl RoomSignal {
 pub(crate) struct Outbox {
     lanes: [LaneQueue; LANES],
     /// Queued bytes of each priority, until they are written to their stream.
-    queued: [AtomicUsize; 4],
-    /// Has been full for so long that nobody waits for it, until half has drained.
-    slow: [AtomicBool; 4],
-    limit: usize,
+    queued: [Gauge; 4],
+    take_bytes: usize,
     closed: AtomicBool,
     /// A lane has frames and no writer.
     pub(crate) wants_writer: Notify,
@@ -102,6 +103,8 @@ struct LaneState {
 pub(crate) enum Queued {
     Yes,
     Full,
+    /// The queue has been full for so long that it takes nothing until half has drained.
+    Slow,
     Closed,
 }
 
@@ -117,9 +120,8 @@ impl Outbox {
     pub(crate) fn new(limit: usize) -> Self {
         Self {
             lanes: std::array::from_fn(|_| LaneQueue::default()),
-            queued: Default::default(),
-            slow: Default::default(),
-            limit: limit.max(1),
+            queued: std::array::from_fn(|_| Gauge::new(limit)),
+            take_bytes: TAKE_BYTES.min(limit / TAKE_PART).max(1),
             closed: AtomicBool::new(false),
             wants_writer: Notify::new(),
         }
@@ -127,9 +129,11 @@ impl Outbox {
 
     /// Queues a frame while less than the limit is queued; the last frame may reach over it.
     pub(crate) fn push(&self, lane: Lane, frame: Bytes) -> Queued {
-        let queued = &self.queued[lane.priority() as usize];
-        if queued.load(Ordering::Acquire) >= self.limit {
-            return Queued::Full;
+        let queued = self.queued(lane.priority());
+        match queued.check() {
+            Fill::Taken => {}
+            Fill::Full => return Queued::Full,
+            Fill::Slow => return Queued::Slow,
         }
         let slot = &self.lanes[lane.index()];
         let mut state = lock(&slot.state);
@@ -137,7 +141,7 @@ impl Outbox {
         if self.closed.load(Ordering::Acquire) {
             return Queued::Closed;
         }
-        queued.fetch_add(frame.len(), Ordering::AcqRel);
+        queued.add(frame.len());
         let first = state.frames.is_empty();
         state.frames.push_back(frame);
         let owned = state.owned;
@@ -148,30 +152,14 @@ impl Outbox {
         Queued::Yes
     }
 
+    /// How full the queue of a priority is.
+    pub(crate) fn queued(&self, priority: Priority) -> &Gauge {
+        &self.queued[priority as usize]
+    }
+
     /// Bytes that are queued.
     pub(crate) fn queued_bytes(&self) -> usize {
-        self.queued.iter().map(|queued| queued.load(Ordering::Acquire)).sum()
-    }
-
-    /// Is there room for another frame of this priority, with a margin for those who ask at the same time?
-    pub(crate) fn has_room(&self, priority: Priority) -> bool {
-        let queued = self.queued[priority as usize].load(Ordering::Acquire);
-        let slow = &self.slow[priority as usize];
-        if slow.load(Ordering::Acquire) {
-            if queued > self.limit / 2 {
-                return false;
-            }
-            slow.store(false, Ordering::Release);
-        }
-        queued < self.limit / 4 * 3
-    }
-
-    pub(crate) fn is_slow(&self, priority: Priority) -> bool {
-        self.slow[priority as usize].load(Ordering::Acquire)
-    }
-
-    pub(crate) fn set_slow(&self, priority: Priority) {
-        self.slow[priority as usize].store(true, Ordering::Release);
+        self.queued.iter().map(Gauge::used).sum()
     }
 
     /// A lane that has frames and no writer, which the caller now owns; with the frames sent on it so far.
@@ -191,13 +179,13 @@ impl Outbox {
         self.wants_writer.notify_one();
     }
 
-    /// What waits on a lane, up to 256 KiB, joined for writing; its owner calls `written` when it is written.
+    /// What waits on a lane, a small part of the queue, joined for writing; its owner calls `written` when it is written.
     pub(crate) fn take(&self, lane: Lane) -> Option<Batch> {
         let mut taken = Vec::new();
         let mut bytes = 0;
         {
             let mut state = lock(&self.lanes[lane.index()].state);
-            while bytes < TAKE_BYTES {
+            while bytes < self.take_bytes {
                 let Some(frame) = state.frames.pop_front() else { break };
                 bytes += frame.len();
                 taken.push(frame);
@@ -215,10 +203,7 @@ impl Outbox {
     /// Frames of a batch have been written; true if it is worth for those who wait for room to look again.
     #[must_use]
     pub(crate) fn written(&self, lane: Lane, bytes: usize) -> bool {
-        let before = self.queued[lane.priority() as usize].fetch_sub(bytes, Ordering::AcqRel);
-        let after = before - bytes;
-        let crossed = |mark: usize| before >= mark && after < mark;
-        crossed(self.limit / 4 * 3) || crossed(self.limit / 2 + 1)
+        self.queued(lane.priority()).sub(bytes)
     }
 
     /// Takes no more frames and forgets those that are queued; returns how many that were.
@@ -228,7 +213,8 @@ impl Outbox {
         for lane in Lane::all() {
             let frames = std::mem::take(&mut lock(&self.lanes[lane.index()].state).frames);
             let bytes: usize = frames.iter().map(Bytes::len).sum();
-            self.queued[lane.priority() as usize].fetch_sub(bytes, Ordering::AcqRel);
+            // Whoever closes it tells those who wait.
+            let _ = self.queued(lane.priority()).sub(bytes);
             dropped += frames.len();
         }
         dropped
@@ -296,19 +282,16 @@ mod tests {
     }
 
     #[test]
-    fn room_has_a_margin_and_a_slow_queue_needs_to_drain_by_half() {
+    fn slow_queue_takes_nothing_until_it_is_half_empty() {
         let outbox = Outbox::new(1000);
-        assert!(outbox.has_room(Priority::Highest));
         for _ in 0..8 {
             outbox.push(lane(0), frame(100));
         }
-        assert!(!outbox.has_room(Priority::Highest) && outbox.has_room(Priority::High));
-        outbox.set_slow(Priority::Highest);
-        assert!(outbox.written(lane(0), 100), "three quarters were crossed");
-        assert!(!outbox.has_room(Priority::Highest));
-        assert!(!outbox.written(lane(0), 100));
-        assert!(outbox.written(lane(0), 100), "half was crossed");
-        assert!(outbox.has_room(Priority::Highest) && !outbox.is_slow(Priority::Highest));
+        outbox.queued(Priority::Highest).set_slow();
+        assert_eq!(outbox.push(lane(0), frame(100)), Queued::Slow);
+        assert_eq!(outbox.push(lane(8), frame(100)), Queued::Yes);
+        assert!(outbox.written(lane(0), 300), "half was crossed");
+        assert_eq!(outbox.push(lane(0), frame(100)), Queued::Yes);
     }
 
     #[test]

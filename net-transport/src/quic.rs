@@ -27,9 +27,11 @@ const KEEP_ALIVE: Duration = Duration::from_secs(3);
 const IDLE_TIMEOUT_MS: u32 = 10_000;
 /// Bidirectional streams that a neighbour may have open.
 pub(crate) const BIDI_STREAMS_MAX: u32 = 256;
-/// Unidirectional streams that a neighbour may have open: its lanes, and a few that are ending.
-const UNI_STREAMS_MAX: u32 = 40;
-const _: () = assert!(UNI_STREAMS_MAX as usize >= LANES + 8);
+/// Unidirectional streams that a neighbour may have open: its lanes, realtime frames, and a few that are ending.
+const UNI_STREAMS_MAX: u32 = 56;
+const _: () = assert!(UNI_STREAMS_MAX as usize >= LANES + 24);
+/// Bytes of datagrams that wait in quinn; more wait in queues of ours, which drop the oldest and count.
+const DATAGRAM_SEND_BUFFER_BYTES: usize = 64 << 10;
 /// Handshakes of others that wait to be looked at.
 const INCOMING_MAX: usize = 1024;
 /// Bytes kept for each of them.
@@ -108,6 +110,7 @@ fn transport() -> quinn::TransportConfig {
         .send_window(SEND_WINDOW)
         .max_concurrent_bidi_streams(BIDI_STREAMS_MAX.into())
         .max_concurrent_uni_streams(UNI_STREAMS_MAX.into())
+        .datagram_send_buffer_size(DATAGRAM_SEND_BUFFER_BYTES)
         .max_idle_timeout(Some(VarInt::from_u32(IDLE_TIMEOUT_MS).into()))
         .keep_alive_interval(Some(KEEP_ALIVE))
         .mtu_discovery_config(Some(mtu))

@@ -218,6 +218,7 @@ impl Builder {
         let signer = self.signer.map_or_else(|| Arc::new(keys) as Arc<dyn Signer>, |s| s.0);
         let mut config = BusConfig::new(signer);
         config.floor = lock.as_ref().map(|lock| lock.dir().file("floor"));
+        config.cursors = lock.as_ref().map(|lock| lock.dir().path().to_owned());
         match Bus::start(endpoint.clone(), inbox, config).await {
             Ok(bus) => Ok(Node::new(endpoint, bus, lock, notes)),
             Err(error) => {

@@ -27,12 +27,14 @@
 //! # fn main() {}
 //! ```
 //!
-//! Features: `channel` (default) gives the node; `full` gives every layer there is.
+//! Features: `channel` (default) gives the node, `filter` (default) filters of subscriptions; `full` gives every layer there is.
 
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "channel")]
 mod builder;
+#[cfg(feature = "channel")]
+mod metrics;
 #[cfg(feature = "channel")]
 mod node;
 #[cfg(feature = "channel")]
@@ -46,7 +48,9 @@ pub use net_transport as transport;
 #[cfg(feature = "channel")]
 pub use builder::{Builder, StartError};
 #[cfg(feature = "channel")]
-pub use net_channel::{Channel, Cursor, Event, From, Item, Publish, Subscription};
+pub use metrics::Metrics;
+#[cfg(feature = "channel")]
+pub use net_channel::{Channel, Cursor, Event, From, Item, NodeEvent, NodeEvents, Publish, Subscription};
 pub use net_transport::{NodeId, Ticket};
 #[cfg(feature = "channel")]
 pub use node::{Node, StartNote};

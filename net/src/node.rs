@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use net_channel::{Bus, ChannelBuilder, ChannelInfo, SubscribeBuilder};
+use net_channel::{Bus, ChannelBuilder, ChannelInfo, NodeEvents, SubscribeBuilder};
 use net_transport::{Endpoint, NodeId, Peer, PeerInfo, Ticket};
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
@@ -110,6 +110,12 @@ impl Node {
     /// The producers that this node knows of, its own among them.
     pub async fn channels(&self) -> Vec<ChannelInfo> {
         self.inner.bus.channels().await
+    }
+
+    /// What happens on this node from now on: peers, producers, joins, gaps, refusals.
+    #[must_use]
+    pub fn events(&self) -> NodeEvents {
+        self.inner.bus.events()
     }
 
     /// The links below.

@@ -41,12 +41,12 @@ enum Command {
     Fuzz(fuzz::Args),
     /// The benchmarks of the crates, and `link` against a peer in the same run.
     Bench(bench::Args),
+    /// Whole programs as they are used: `e2e cli` types what a newcomer types, `e2e crash` kills and corrupts a log.
+    E2e(e2e::Args),
     /// Who may depend on whom, by layers.toml.
     Layers,
     /// Documentation without warnings, links that lead somewhere, a README and an example for each crate.
     Docs,
-    /// Programs as a whole: `crash`.
-    E2e(e2e::Args),
     /// Seeded bugs, each of which a test must find.
     Mutants(mutants::Args),
 }
@@ -59,9 +59,9 @@ fn main() -> ExitCode {
         Command::Sim(args) => sim::run(&ws, &args),
         Command::Fuzz(args) => fuzz::run(&ws, &args),
         Command::Bench(args) => bench::run(&ws, &args),
+        Command::E2e(args) => e2e::run(&ws, &args),
         Command::Layers => layers::run(&ws),
         Command::Docs => docs::run(&ws),
-        Command::E2e(args) => e2e::run(&ws, &args),
         Command::Mutants(args) => mutants::run(&ws, &args),
     });
     match done {

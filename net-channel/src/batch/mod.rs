@@ -14,7 +14,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use builder::{BatchBuilder, PushError, SealError, SealParams};
-pub use open::{EventRef, OpenBatch, OpenError};
+pub use open::{EventRef, OpenBatch, OpenError, Unopened};
 pub(crate) use view::Head;
 pub use view::{BatchError, SealView, SealedBatch, SealedView, VerifiedSeal};
 

@@ -36,16 +36,29 @@ pub enum OpenError {
     },
 }
 
+/// A batch that verified and did not open.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{why}")]
+pub struct Unopened {
+    /// Why not.
+    pub why: OpenError,
+    /// What is proved of it nevertheless.
+    pub seal: VerifiedSeal,
+}
+
 impl SealedBatch {
     /// Opens the batch in its own buffer where nobody else holds it, else in a copy.
     ///
     /// # Errors
-    /// [`OpenError`]. The frame is gone then; [`SealedBatch::open`] keeps it.
-    pub fn open_in_place(self, key: &SenderKey) -> Result<OpenBatch, OpenError> {
-        let batch_key = self.batch_key(key)?;
-        match self.frame.try_into_mut() {
-            Ok(frame) => open(self.seal, frame, &batch_key),
-            Err(shared) => open(self.seal, BytesMut::from(&shared[..]), &batch_key),
+    /// [`Unopened`], with what is proved of the batch. The frame is gone then; [`SealedBatch::open`] keeps it.
+    pub fn open_in_place(self, key: &SenderKey) -> Result<OpenBatch, Box<Unopened>> {
+        let plain = self.batch_key(key).and_then(|batch_key| match self.frame.try_into_mut() {
+            Ok(frame) => open(&self.seal, frame, &batch_key),
+            Err(shared) => open(&self.seal, BytesMut::from(&shared[..]), &batch_key),
+        });
+        match plain {
+            Ok((plain, table_at)) => Ok(OpenBatch { seal: self.seal, plain, table_at }),
+            Err(why) => Err(Box::new(Unopened { why, seal: self.seal })),
         }
     }
 
@@ -55,7 +68,8 @@ impl SealedBatch {
     /// [`OpenError`].
     pub fn open(&self, key: &SenderKey) -> Result<OpenBatch, OpenError> {
         let batch_key = self.batch_key(key)?;
-        open(self.seal.clone(), BytesMut::from(&self.frame[..]), &batch_key)
+        let (plain, table_at) = open(&self.seal, BytesMut::from(&self.frame[..]), &batch_key)?;
+        Ok(OpenBatch { seal: self.seal.clone(), plain, table_at })
     }
 
     /// The key of this batch, if the origin committed to it.
@@ -73,7 +87,8 @@ impl SealedBatch {
     }
 }
 
-fn open(seal: VerifiedSeal, mut frame: BytesMut, batch_key: &[u8; 32]) -> Result<OpenBatch, OpenError> {
+/// Opens a frame. Gives records and offset table, and where in them the table begins.
+fn open(seal: &VerifiedSeal, mut frame: BytesMut, batch_key: &[u8; 32]) -> Result<(Bytes, usize), OpenError> {
     let body_at = head_len(seal.parents.len());
     let (head, _) = Head::parse(&frame).expect("the frame was parsed when it was verified");
     let associated = associated_data(head.header, head.seal, head.parents);
@@ -86,7 +101,7 @@ fn open(seal: VerifiedSeal, mut frame: BytesMut, batch_key: &[u8; 32]) -> Result
     let plain = frame.freeze().slice(plain_at..plain_at + plain_len);
     debug_assert_eq!(plain_len + TAG_LEN + body_at, seal.header.payload_len() + size_of::<net_transport::Header>());
     let table_at = check(&plain, seal.events())?;
-    Ok(OpenBatch { seal, plain, table_at })
+    Ok((plain, table_at))
 }
 
 /// Checks every record and offset, so that nothing can be wrong when events are taken. Gives where the table starts.

@@ -8,7 +8,7 @@ use net_transport::{NodeId, Priority, Visibility};
 use crate::bus::producer::{Producer, Record, lock};
 use crate::bus::receipt::Receipt;
 use crate::bus::{Bus, OpenChannelError, PublishError};
-use crate::{ChannelName, Parent};
+use crate::{ChannelName, Class, Parent};
 
 /// How a channel is opened for publishing. Made by [`Bus::channel`]; [`ChannelBuilder::open`] opens it.
 #[derive(Debug)]
@@ -21,6 +21,7 @@ pub struct ChannelBuilder {
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ChannelOptions {
+    pub(crate) class: Class,
     pub(crate) visibility: Visibility,
     pub(crate) priority: Priority,
     pub(crate) queue_bytes_max: usize,
@@ -30,6 +31,7 @@ pub(crate) struct ChannelOptions {
 impl Default for ChannelOptions {
     fn default() -> Self {
         Self {
+            class: Class::Reliable,
             visibility: Visibility::Global,
             priority: Priority::Normal,
             queue_bytes_max: 4 << 20,
@@ -39,6 +41,13 @@ impl Default for ChannelOptions {
 }
 
 impl ChannelBuilder {
+    /// Newest wins: events are never held, repaired or given again, and are nobody's causes; what is lost is told as a
+    /// gap. For positions and readings that the next one replaces. One origin's channel is this or reliable, the default.
+    pub fn realtime(mut self) -> Self {
+        self.options.class = Class::Realtime;
+        self
+    }
+
     /// How far events of this origin travel; the default is everywhere.
     pub fn visibility(mut self, visibility: Visibility) -> Self {
         self.options.visibility = visibility;

@@ -1,11 +1,12 @@
 //! The task that drives a node's subscriptions, and what it shares with the handles.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use bytes::{Bytes, BytesMut};
 use net_identity::Signer;
-use net_transport::{Endpoint, Event, Frame, FrameReceiver, NodeId, Pair};
+use net_transport::{Endpoint, Event, Frame, FrameReceiver, NodeId, Pair, PeerState};
 use tokio::sync::{Notify, broadcast, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -13,11 +14,13 @@ use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use crate::bus::environment::Environment;
-use crate::bus::given::Given;
+use crate::bus::events::{EventSource, NodeEvent};
+use crate::bus::metrics::{BusMetrics, SubscriptionMetrics};
 use crate::bus::producer::{Producer, lock};
+use crate::bus::quota::Served;
 use crate::bus::streams;
 use crate::bus::subscription::Queue;
-use crate::core::{Action, Counters, From, Known, Message, Source, SubId, Subscriptions};
+use crate::core::{Action, Counters, Delivery, From, Given, Known, Message, Order, Source, SubId, Subscriptions};
 use crate::{Advert, FloorFile, Pattern};
 
 /// What the hub, the handles and the streams share.
@@ -27,10 +30,13 @@ pub(crate) struct Inner {
     pub(crate) signer: Arc<dyn Signer>,
     pub(crate) given: Arc<Given>,
     pub(crate) producers: Mutex<HashMap<Pair, Arc<Producer>>>,
-    /// Streams that subscribers have open here.
-    pub(crate) streams: Mutex<HashMap<NodeId, usize>>,
+    /// What subscribers on other nodes have here.
+    pub(crate) served: Served,
+    /// For whoever watches the node.
+    pub(crate) events: EventSource,
     pub(crate) grants: broadcast::Sender<(NodeId, Arc<Vec<u8>>)>,
     pub(crate) floor: Mutex<Option<FloorFile>>,
+    pub(crate) cursors: Option<PathBuf>,
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) reports: Reports,
     pub(crate) cancel: CancellationToken,
@@ -47,11 +53,32 @@ pub(crate) struct Reports {
 
 /// What handles ask of the hub.
 pub(crate) enum Command {
-    Subscribe { pattern: Pattern, from: From, queue: Arc<Queue>, id: oneshot::Sender<SubId> },
+    Subscribe {
+        pattern: Pattern,
+        from: From,
+        order: Order,
+        queue: Arc<Queue>,
+        id: oneshot::Sender<SubId>,
+    },
     Advert(Bytes),
-    Known { answer: oneshot::Sender<Vec<(Pair, Known)>> },
-    Counters { answer: oneshot::Sender<Counters> },
-    Lag { sub: SubId, answer: oneshot::Sender<Vec<(Arc<Source>, u64)>> },
+    /// A proof of equivocation that a neighbour passes on.
+    Proof {
+        from: NodeId,
+        body: BytesMut,
+    },
+    Known {
+        answer: oneshot::Sender<Vec<(Pair, Known)>>,
+    },
+    Counters {
+        answer: oneshot::Sender<Counters>,
+    },
+    Metrics {
+        answer: oneshot::Sender<BusMetrics>,
+    },
+    Lag {
+        sub: SubId,
+        answer: oneshot::Sender<Vec<(Arc<Source>, u64)>>,
+    },
 }
 
 /// What comes from the streams that this node opened.
@@ -122,20 +149,22 @@ impl Hub {
             for queue in hub.queues.values() {
                 queue.close();
             }
+            hub.inner.events.close();
         });
     }
 
     fn handle_command(&mut self, command: Command) {
         match command {
-            Command::Subscribe { pattern, from, queue, id } => {
+            Command::Subscribe { pattern, from, order, queue, id } => {
                 let sub = self.next_sub;
                 self.next_sub += 1;
                 if id.send(sub).is_ok() {
                     self.queues.insert(sub, queue);
-                    self.subscriptions.subscribe(now(), sub, pattern, from);
+                    self.subscriptions.subscribe(now(), sub, pattern, from, order);
                 }
             }
             Command::Advert(bytes) => self.handle_advert(&bytes),
+            Command::Proof { from, body } => self.handle_input(PeerInput::Message { from, body }),
             // Whoever asked may have gone; then there is nobody to tell.
             Command::Known { answer } => {
                 let known = self.subscriptions.known().map(|(pair, known)| (*pair, known.clone())).collect();
@@ -144,9 +173,30 @@ impl Hub {
             Command::Counters { answer } => {
                 let _ = answer.send(*self.subscriptions.counters());
             }
+            Command::Metrics { answer } => {
+                let _ = answer.send(self.metrics());
+            }
             Command::Lag { sub, answer } => {
                 let _ = answer.send(self.subscriptions.lag(sub));
             }
+        }
+    }
+
+    fn metrics(&self) -> BusMetrics {
+        let subscription = |(id, queue): (&SubId, &Arc<Queue>)| SubscriptionMetrics {
+            id: *id,
+            pattern: queue.pattern.clone(),
+            filter: queue.selection.text(),
+            filtered: queue.selection.counters(),
+            lag: self.subscriptions.lag(*id),
+        };
+        let (held_batches, held_bytes) = self.subscriptions.held();
+        BusMetrics {
+            counters: *self.subscriptions.counters(),
+            held_batches,
+            held_bytes,
+            subscriptions: self.queues.iter().map(subscription).collect(),
+            ..BusMetrics::default()
         }
     }
 
@@ -157,12 +207,24 @@ impl Hub {
                 let gone: Vec<Pair> =
                     self.subscriptions.known().filter(|(_, known)| known.node == node).map(|(pair, _)| *pair).collect();
                 for pair in gone {
+                    self.inner.events.send(NodeEvent::ProducerDown { pair });
                     self.subscriptions.handle_advert(now(), pair, None);
                 }
             }
-            Event::Joined { pair, .. } => self.subscriptions.handle_joined(now(), pair),
-            Event::Unjoined { pair, .. } => self.subscriptions.handle_unjoined(now(), pair),
+            Event::Joined { pair, node } => {
+                self.inner.events.send(NodeEvent::Joined { pair, node });
+                self.subscriptions.handle_joined(now(), pair);
+            }
+            Event::Unjoined { pair, node, reason } => {
+                self.inner.events.send(NodeEvent::Unjoined { pair, node, reason });
+                self.subscriptions.handle_unjoined(now(), pair);
+            }
+            Event::LinkUp { node, .. } => {
+                self.inner.events.send(NodeEvent::PeerUp { node });
+                self.subscriptions.handle_neighbour(node);
+            }
             Event::LinkDown { node } => {
+                self.inner.events.send(NodeEvent::PeerDown { node });
                 self.outboxes.remove(&node);
                 self.subscriptions.handle_peer_lost(now(), &node);
             }
@@ -175,6 +237,11 @@ impl Hub {
         let advert = verified.advert();
         let pair = Pair { channel: verified.channel().0, origin: *advert.origin.as_bytes() };
         let known = Known { name: advert.name.clone(), node: advert.node, entity: advert.entity, class: advert.class };
+        self.inner.events.send(if advert.closed {
+            NodeEvent::ProducerDown { pair }
+        } else {
+            NodeEvent::ProducerUp { channel: known.name.clone(), pair, node: known.node, class: known.class }
+        });
         self.subscriptions.handle_advert(now(), pair, (!advert.closed).then_some(known));
     }
 
@@ -216,6 +283,9 @@ impl Hub {
         while let Some(action) = self.subscriptions.poll_action() {
             match action {
                 Action::Deliver { sub, delivery } => {
+                    if let Delivery::Item(item) = &delivery {
+                        self.inner.events.send_item(item);
+                    }
                     if let Some(queue) = self.queues.get(&sub) {
                         queue.push(delivery);
                     }
@@ -225,6 +295,11 @@ impl Hub {
                 Action::Full { pair, full } => self.inner.endpoint.set_full(&pair, full),
                 Action::Send { to, message } if to == self.inner.endpoint.id() => self.send_to_self(&message),
                 Action::Send { to, message } => self.send(to, message),
+                Action::SendAll { message } => {
+                    let peers = self.inner.endpoint.peers().into_iter();
+                    let linked = peers.filter(|peer| matches!(peer.state, PeerState::Linked { .. }));
+                    linked.for_each(|peer| self.send(peer.node, message.clone()));
+                }
             }
         }
     }

@@ -2,11 +2,15 @@
 
 mod channel;
 mod environment;
+mod events;
 mod gate;
-mod given;
 mod hub;
+mod metrics;
 mod producer;
+mod quota;
 mod receipt;
+mod resume;
+mod selection;
 mod streams;
 mod subscription;
 mod typed;
@@ -25,18 +29,24 @@ use tokio_util::task::TaskTracker;
 
 pub use channel::{Channel, ChannelBuilder, Delivered, Publish};
 pub use environment::Environment;
+pub use events::{NodeEvent, NodeEvents};
 pub use gate::OpenGate;
+pub use metrics::{BusMetrics, ProducerMetrics, SubscriptionMetrics};
+pub use quota::QuotaCounters;
 pub use receipt::{Ack, Receipt};
+pub use selection::FilterCounters;
 pub use subscription::{SubscribeBuilder, SubscribeError, Subscription};
 pub use typed::{PublishValueError, TypedChannel, TypedItem, TypedSubscription};
 
 use crate::bus::channel::ChannelOptions;
-use crate::bus::given::Given;
+use crate::bus::events::EventSource;
 use crate::bus::hub::{Command, Hub, HubInputs, Inner, Reports};
 use crate::bus::producer::{Making, Producer, lock};
-use crate::core::{Counters, From, Known, Limits, PROTOCOL, Publisher, Source, SubId, Subscriptions};
+use crate::bus::quota::Served;
+use crate::bus::subscription::Queue;
+use crate::core::{Counters, From, Given, Known, Limits, Order, PROTOCOL, Publisher, Source, SubId, Subscriptions};
 use crate::{
-    Advert, ChannelName, Class, FloorError, FloorFile, NameError, Pattern, PushError, SealError, SenderKey,
+    Advert, ChannelName, Class, CursorFile, FloorError, FloorFile, NameError, Pattern, PushError, SealError, SenderKey,
     SeqsExhausted, first_seq,
 };
 
@@ -50,6 +60,8 @@ pub struct BusConfig {
     /// The file that keeps seqs from being reused after a crash. Without one, only the wall clock does: for origins
     /// whose key is never used again.
     pub floor: Option<PathBuf>,
+    /// The directory in which the positions of subscriptions are kept that are resumed by name.
+    pub cursors: Option<PathBuf>,
     /// Bounds of the subscriptions.
     pub limits: Limits,
     /// Wall clock and randomness.
@@ -60,7 +72,14 @@ impl BusConfig {
     /// The defaults, for an origin with this key.
     #[must_use]
     pub fn new(signer: Arc<dyn Signer>) -> Self {
-        Self { signer, entity: None, floor: None, limits: Limits::default(), environment: Environment::default() }
+        Self {
+            signer,
+            entity: None,
+            floor: None,
+            cursors: None,
+            limits: Limits::default(),
+            environment: Environment::default(),
+        }
     }
 }
 
@@ -193,7 +212,7 @@ impl Bus {
     /// [`StartError`].
     #[expect(clippy::unused_async, reason = "it spawns tasks, so it must be called in a runtime")]
     pub async fn start(endpoint: Endpoint, inbox: Inbox, config: BusConfig) -> Result<Self, StartError> {
-        let BusConfig { signer, entity, floor, limits, environment } = config;
+        let BusConfig { signer, entity, floor, cursors, limits, environment } = config;
         let mut acceptor = endpoint.accept(PROTOCOL).map_err(|_| StartError::Taken)?;
         let floor = floor.map(FloorFile::open).transpose()?;
         let entity = entity.unwrap_or_else(|| signer.id());
@@ -205,9 +224,11 @@ impl Bus {
             signer,
             given: Arc::default(),
             producers: Mutex::default(),
-            streams: Mutex::default(),
+            served: Served::default(),
+            events: EventSource::default(),
             grants: broadcast::Sender::new(GRANTS_LEN),
             floor: Mutex::new(floor),
+            cursors,
             commands,
             reports: Reports::default(),
             cancel: CancellationToken::new(),
@@ -236,11 +257,7 @@ impl Bus {
 
     /// A subscription to every channel that matches: `bus.subscribe("quakes/*").await?`.
     pub fn subscribe(&self, pattern: &str) -> SubscribeBuilder {
-        SubscribeBuilder {
-            bus: self.clone(),
-            pattern: Pattern::open(pattern, &self.inner.endpoint.id()),
-            from: From::Live,
-        }
+        SubscribeBuilder::new(self.clone(), Pattern::open(pattern, &self.inner.endpoint.id()))
     }
 
     /// The producers that this node knows of, its own among them.
@@ -320,13 +337,28 @@ impl Bus {
         self.ask(Command::Lag { sub, answer }, lag).await.unwrap_or_default()
     }
 
-    pub(crate) async fn make_subscription(&self, pattern: Pattern, from: From) -> Result<Subscription, SubscribeError> {
+    pub(crate) async fn make_subscription(
+        &self,
+        pattern: Pattern,
+        from: From,
+        order: Order,
+        queue: Arc<Queue>,
+    ) -> Result<SubId, SubscribeError> {
         let (id, made) = oneshot::channel();
-        let queue = Arc::default();
-        let positions = if let From::Cursor(cursor) = &from { cursor.clone() } else { Default::default() };
-        let command = Command::Subscribe { pattern, from, queue: Arc::clone(&queue), id };
-        let id = self.ask(command, made).await.ok_or(SubscribeError::Closed)?;
-        Ok(Subscription { id, bus: self.clone(), queue, taken: Default::default(), current: None, positions })
+        let command = Command::Subscribe { pattern, from, order, queue, id };
+        self.ask(command, made).await.ok_or(SubscribeError::Closed)
+    }
+
+    /// The file of a position that is kept under a name.
+    pub(crate) fn cursor_file(&self, name: &str) -> Result<CursorFile, SubscribeError> {
+        let directory = self.inner.cursors.as_ref().ok_or(SubscribeError::NoDirectory)?;
+        Ok(CursorFile::open(directory, name)?)
+    }
+
+    /// Runs a task until it is done or the node is closed.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let cancel = self.inner.cancel.clone();
+        self.inner.tasks.spawn(async move { cancel.run_until_cancelled(task).await });
     }
 
     pub(crate) async fn open_producer(
@@ -353,7 +385,8 @@ impl Bus {
             let producer = Arc::new(Producer::new(Making {
                 name: name.clone(),
                 pair,
-                publisher: Publisher::new(pair, incarnation, key, now, options.cache_bytes_max),
+                class: options.class,
+                publisher: Publisher::new(pair, options.class, incarnation, key, now, options.cache_bytes_max),
                 signer: inner.signer.clone(),
                 grants: inner.grants.clone(),
                 environment: inner.environment.clone(),
@@ -363,9 +396,12 @@ impl Bus {
                 queue_bytes_max: options.queue_bytes_max,
             }));
             let (key, advert) = self.advert(&producer, options, false)?;
-            producers.insert(pair, producer.clone());
+            if let Some(before) = producers.insert(pair, producer.clone()) {
+                inner.served.forget(&lock(&before.publisher));
+            }
             (producer, key, advert)
         };
+        inner.given.forget_named(&pair.channel);
         inner.endpoint.serve(pair);
         self.tell(key, advert).await;
         let run = producer.clone().run(inner.endpoint.clone(), inner.given.clone());
@@ -402,7 +438,7 @@ impl Bus {
         let mesh = inner.endpoint.mesh();
         let advert = Advert {
             name: producer.name.clone(),
-            class: Class::Reliable,
+            class: producer.class,
             visibility: options.visibility,
             capability: [0; 32],
             origin: producer.origin,

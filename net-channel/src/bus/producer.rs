@@ -14,12 +14,12 @@ use tokio::time::Instant;
 
 use crate::bus::PublishError;
 use crate::bus::environment::Environment;
-use crate::bus::given::Given;
+use crate::bus::metrics::ProducerMetrics;
 use crate::bus::receipt::{Ack, BatchAck, Receipt};
-use crate::core::{Cached, Publisher, SeqRange};
+use crate::core::{Cached, Given, Publisher, SeqRange, Subscriber};
 use crate::{
-    BatchBuilder, BatchHash, ChannelHash, ChannelName, Hlc, HlcClock, PARENTS_MAX, Parent, PushError, SealParams,
-    SenderKey,
+    BatchBuilder, ChannelHash, ChannelName, Class, Hlc, HlcClock, PARENTS_MAX, Parent, PushError, SealParams,
+    SenderKey, Tick, TickParams,
 };
 
 /// Everything of a producer that its handles, its task and the streams of its subscribers share.
@@ -28,6 +28,7 @@ pub(crate) struct Producer {
     pub(crate) pair: Pair,
     pub(crate) origin: EntityId,
     pub(crate) publisher: Mutex<Publisher>,
+    pub(crate) class: Class,
     pub(crate) signer: Arc<dyn Signer>,
     /// Woken when subscribers come, go, or have received more.
     pub(crate) progress: Notify,
@@ -73,6 +74,7 @@ pub(crate) struct Record<'a> {
 pub(crate) struct Making {
     pub(crate) name: ChannelName,
     pub(crate) pair: Pair,
+    pub(crate) class: Class,
     pub(crate) publisher: Publisher,
     pub(crate) signer: Arc<dyn Signer>,
     pub(crate) grants: broadcast::Sender<(NodeId, Arc<Vec<u8>>)>,
@@ -85,11 +87,23 @@ pub(crate) struct Making {
 
 impl Producer {
     pub(crate) fn new(making: Making) -> Self {
-        let Making { name, pair, publisher, signer, grants, environment, mesh, visibility, priority, queue_bytes_max } =
-            making;
+        let Making {
+            name,
+            pair,
+            class,
+            publisher,
+            signer,
+            grants,
+            environment,
+            mesh,
+            visibility,
+            priority,
+            queue_bytes_max,
+        } = making;
         Self {
             name,
             pair,
+            class,
             origin: signer.id(),
             publisher: Mutex::new(publisher),
             signer,
@@ -207,11 +221,10 @@ impl Producer {
 
     /// The task: seals and sends until the producer is closed and its queue empty.
     pub(crate) async fn run(self: Arc<Self>, endpoint: Endpoint, given: Arc<Given>) {
-        let mut state = Chain { prev: BatchHash::ZERO };
         loop {
-            let Some(open) = self.next_batch().await else { return };
+            let Some(open) = self.next_batch(&endpoint).await else { return };
             let (bytes, ack) = (open.builder.len_bytes(), open.ack.clone());
-            let result = self.seal(open, &mut state, &given);
+            let result = self.seal(open, &given);
             let result = result.map(|(seq, frame)| {
                 let fanout = endpoint.publish(&self.pair, frame);
                 (seq, Ack::Sent { links: fanout.links })
@@ -238,7 +251,8 @@ impl Producer {
         }
     }
 
-    async fn next_batch(&self) -> Option<Open> {
+    /// The next batch to seal. As long as there is none, Ticks say how far this producer has come.
+    async fn next_batch(&self, endpoint: &Endpoint) -> Option<Open> {
         loop {
             {
                 let mut staging = self.staging();
@@ -250,13 +264,44 @@ impl Producer {
                     return None;
                 }
             }
-            self.wake.notified().await;
+            let tick_at = lock(&self.publisher).poll_tick().map(Instant::from_std);
+            tokio::select! {
+                biased;
+                () = self.wake.notified() => {}
+                () = sleep_until(tick_at) => {
+                    if let Some(tick) = self.tick() {
+                        endpoint.publish(&self.pair, tick);
+                    }
+                }
+            }
         }
     }
 
-    fn seal(&self, mut open: Open, chain: &mut Chain, given: &Given) -> Result<(u64, Bytes), PublishError> {
+    /// A Tick, if one is due and somebody is there to hear it.
+    fn tick(&self) -> Option<Bytes> {
+        let mut publisher = lock(&self.publisher);
+        let (last_seq, last_hash) = publisher.take_tick(Instant::now().into_std())?;
+        let tick = Tick::sign(&TickParams {
+            mesh: &self.mesh,
+            channel: &ChannelHash(self.pair.channel),
+            signer: &*self.signer,
+            last_seq,
+            last_hash,
+            incarnation: publisher.incarnation(),
+            unix_ms: self.environment.unix_ms(),
+            visibility: self.visibility,
+            priority: self.priority,
+            subnet: [0; 4],
+            cap: [0; 4],
+        });
+        // A key out of reach is told to whoever publishes next.
+        tick.ok()
+    }
+
+    fn seal(&self, mut open: Open, given: &Given) -> Result<(u64, Bytes), PublishError> {
         let unix_ms = self.environment.unix_ms();
-        let mut causes = given.parents(&self.pair.channel, &self.origin);
+        let realtime = self.class == Class::Realtime;
+        let mut causes = if realtime { vec![] } else { given.take_parents(&self.pair.channel, &self.origin) };
         let cut = causes.len() + open.after.len() > PARENTS_MAX;
         if cut {
             causes.sort_unstable_by_key(|(time, _)| std::cmp::Reverse(*time));
@@ -295,20 +340,19 @@ impl Producer {
             sender_key: publisher.key(),
             seq,
             incarnation,
-            prev: chain.prev,
+            prev: publisher.head(),
             parents: &parents,
             parents_cut: cut,
             salt: self.environment.random(),
             visibility: self.visibility,
             priority: self.priority,
-            realtime: false,
+            realtime,
             subnet: [0; 4],
             cap: [0; 4],
         });
         let sealed = sealed.map_err(PublishError::seal)?;
-        chain.prev = sealed.hash();
         let range = SeqRange { from: seq, to: seq + events as u64 };
-        publisher.sealed(Cached { range, sealed_at: now, unix_ms, frame: sealed.frame().clone() });
+        publisher.sealed(Cached { range, sealed_at: now, unix_ms, frame: sealed.frame().clone() }, sealed.hash());
         Ok((seq, sealed.into_parts().1))
     }
 
@@ -320,6 +364,25 @@ impl Producer {
     pub(crate) fn received(&self) -> (usize, usize) {
         let publisher = lock(&self.publisher);
         (publisher.received(publisher.next()), publisher.subscribers().len())
+    }
+
+    /// This producer in figures.
+    pub(crate) fn metrics(&self) -> ProducerMetrics {
+        let queued_bytes = self.staging().bytes;
+        let publisher = lock(&self.publisher);
+        let (next_seq, first) = (publisher.next(), publisher.incarnation());
+        let slowest = publisher.subscribers().values().map(Subscriber::received).min().unwrap_or(next_seq);
+        ProducerMetrics {
+            channel: self.name.clone(),
+            events: next_seq - first,
+            next_seq,
+            queued_bytes,
+            cached_bytes: publisher.cached_bytes(),
+            subscribers: publisher.subscribers().len(),
+            complete: publisher.received(next_seq),
+            // Whoever begins with history has been handed nothing of this incarnation.
+            lag_max: next_seq - slowest.clamp(first, next_seq),
+        }
     }
 
     /// Waits until this holds of the publisher, or the time is over; says whether it holds.
@@ -339,10 +402,6 @@ impl Producer {
     }
 }
 
-struct Chain {
-    prev: BatchHash,
-}
-
 impl Open {
     /// The index of the event and the bytes of the batch it added, or nothing if the batch has no room for it.
     fn push(&mut self, record: &Record<'_>, time: Hlc) -> Result<Option<(usize, usize)>, PublishError> {
@@ -352,6 +411,13 @@ impl Open {
             Err(PushError::Full) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -6,15 +6,17 @@ use std::time::Duration;
 use bytes::BytesMut;
 use net_transport::{Endpoint, NodeId, RecvStream, SendStream};
 use tokio::sync::{broadcast, mpsc};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::debug;
 
-use crate::bus::hub::{Inner, PeerInput};
+use crate::EQUIVOCATION_LEN_MAX;
+use crate::bus::events::NodeEvent;
+use crate::bus::hub::{Command, Inner, PeerInput};
 use crate::bus::producer::lock;
 use crate::core::{MESSAGE_LEN_MAX, Message, PROTOCOL, RefusedWhy};
 
-/// The most bytes of one message of a subscriber: none of them carries batches.
-const REQUEST_LEN_MAX: usize = 4 << 10;
+/// The most bytes of one message of a subscriber: none of them carries batches, and a proof has two seals.
+const REQUEST_LEN_MAX: usize = EQUIVOCATION_LEN_MAX + 64;
 /// How long a message may take once it has begun.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -87,7 +89,7 @@ pub(crate) async fn run_outgoing(
 /// The publisher's end: answers each message before the next is read, so that a peer that does not read its answers
 /// stops being asked for more.
 pub(crate) async fn run_incoming(inner: Arc<Inner>, node: NodeId, mut send: SendStream, recv: RecvStream) {
-    let _open = OpenStream::new(inner.clone(), node);
+    let Some(_open) = OpenStream::new(inner.clone(), node) else { return };
     let (sender, mut requests) = mpsc::channel(1);
     inner.tasks.spawn({
         let cancel = inner.cancel.clone();
@@ -110,6 +112,15 @@ pub(crate) async fn run_incoming(inner: Arc<Inner>, node: NodeId, mut send: Send
             body = requests.recv() => {
                 let Some(body) = body else { break };
                 let Ok(message) = Message::decode(&body) else { break };
+                if matches!(message, Message::Equivocation { .. }) {
+                    // The hub is gone when the node was closed; then nobody here wants to know.
+                    let _ = inner.commands.send(Command::Proof { from: node, body }).await;
+                    continue;
+                }
+                if matches!(message, Message::Subscribe { .. } | Message::Fetch { .. }) {
+                    let now = Instant::now();
+                    tokio::time::sleep_until(now + inner.served.request(&node, now.into_std())).await;
+                }
                 let mut failed = false;
                 for answer in answer(&inner, node, &message) {
                     if send.write_all(&answer).await.is_err() {
@@ -132,23 +143,21 @@ struct OpenStream {
 }
 
 impl OpenStream {
-    fn new(inner: Arc<Inner>, node: NodeId) -> Self {
-        *lock(&inner.streams).entry(node).or_default() += 1;
-        Self { inner, node }
+    /// Nothing if the node has as many as it may have.
+    fn new(inner: Arc<Inner>, node: NodeId) -> Option<Self> {
+        if !inner.served.open_stream(node) {
+            inner.events.send(NodeEvent::StreamRefused { node });
+            return None;
+        }
+        Some(Self { inner, node })
     }
 }
 
 impl Drop for OpenStream {
     fn drop(&mut self) {
-        let mut streams = lock(&self.inner.streams);
-        if let Some(open) = streams.get_mut(&self.node) {
-            *open -= 1;
-            if *open > 0 {
-                return;
-            }
+        if !self.inner.served.close_stream(&self.node) {
+            return;
         }
-        streams.remove(&self.node);
-        drop(streams);
         let producers: Vec<_> = lock(&self.inner.producers).values().cloned().collect();
         for producer in producers {
             if lock(&producer.publisher).handle_gone(&self.node) {
@@ -168,9 +177,31 @@ pub(crate) fn answer(inner: &Inner, from: NodeId, message: &Message<'_>) -> Vec<
             _ => vec![],
         };
     };
-    let now = tokio::time::Instant::now().into_std();
+    let too_many = |id| {
+        inner.served.subscription_refused();
+        inner.events.send(NodeEvent::SubscriptionRefused { node: from });
+        vec![Message::Refused { id, why: RefusedWhy::TooMany }.encode()]
+    };
+    if let Message::Subscribe { id, .. } = *message
+        && !inner.served.may_subscribe(&from)
+    {
+        return too_many(id);
+    }
+    let now = Instant::now().into_std();
     let unix_secs = inner.environment.unix_ms() / 1000;
-    let answers = lock(&producer.publisher).handle(from, message, now, unix_secs, &*producer.signer);
+    let (answers, before, after) = {
+        let mut publisher = lock(&producer.publisher);
+        let before = publisher.subscriptions_of(&from);
+        let answers = publisher.handle(from, message, now, unix_secs, &*producer.signer);
+        (answers, before, publisher.subscriptions_of(&from))
+    };
+    inner.served.subscriptions_changed(&from, before, after);
+    if let (Message::Subscribe { id, .. }, Ok(answers)) = (message, &answers)
+        && let [only] = &answers[..]
+        && matches!(Message::decode(&only[4..]), Ok(Message::Refused { why: RefusedWhy::TooMany, .. }))
+    {
+        return too_many(*id);
+    }
     producer.progress.notify_waiters();
     answers.unwrap_or_else(|error| {
         debug!(%error, "a grant could not be signed");

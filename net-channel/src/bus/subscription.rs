@@ -8,12 +8,16 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
 use futures_core::Stream;
+use net_transport::Pair;
 
 use crate::bus::Bus;
-use crate::bus::given::Head;
 use crate::bus::producer::lock;
-use crate::core::{Cursor, Delivery, From, Item, Source, SubId};
-use crate::{Event, EventBatch, NameError, Pattern};
+use crate::bus::resume::{self, Resume};
+use crate::bus::selection::{FilterCounters, Selection};
+use crate::core::{Cursor, Delivery, From, Head, Item, Order, SeqRange, Source, SubId};
+use crate::{CursorFile, CursorFileError, Event, EventBatch, NameError, Pattern};
+#[cfg(feature = "filter")]
+use crate::{Filter, FilterError};
 
 /// How a subscription is made. Made by [`Bus::subscribe`]; awaiting it makes the subscription.
 #[derive(Debug)]
@@ -22,13 +26,88 @@ pub struct SubscribeBuilder {
     pub(crate) bus: Bus,
     pub(crate) pattern: Result<Pattern, NameError>,
     pub(crate) from: From,
+    pub(crate) order: Order,
+    #[cfg(feature = "filter")]
+    pub(crate) filter: Option<Result<Filter, FilterError>>,
+    pub(crate) resume: Option<String>,
 }
 
 impl SubscribeBuilder {
+    pub(crate) fn new(bus: Bus, pattern: Result<Pattern, NameError>) -> Self {
+        Self {
+            bus,
+            pattern,
+            from: From::Live,
+            order: Order::Causal,
+            #[cfg(feature = "filter")]
+            filter: None,
+            resume: None,
+        }
+    }
+
     /// Where to begin; the default is [`From::Live`].
     pub fn from(mut self, from: From) -> Self {
         self.from = from;
         self
+    }
+
+    /// In which order; the default is [`Order::Causal`].
+    pub fn order(mut self, order: Order) -> Self {
+        self.order = order;
+        self
+    }
+
+    /// Hands out only the events that match this text in CEL ([`Filter`]), for example `mag > 4`; everything that is not
+    /// an event comes in any case.
+    ///
+    /// Events that are passed over count as handed out for the cursor and for the producer, and not as causes of what
+    /// this node publishes.
+    #[cfg(feature = "filter")]
+    pub fn filter(mut self, text: &str) -> Self {
+        self.filter = Some(Filter::parse(text));
+        self
+    }
+
+    /// Keeps the position in the node's directory under this name, and goes on there when the name is used again: then
+    /// [`SubscribeBuilder::from`] does not count. One subscription at a time has a name: 1 to 64 of a-z A-Z 0-9 . _ -.
+    ///
+    /// An event is done with when the application asks for the next item or drops the subscription. The position is
+    /// saved each second and when the subscription is dropped, except by a panic. So each event is given at least once:
+    /// after a crash, those of the last two seconds may come again. Origins that the position does not name are read
+    /// from their earliest event.
+    pub fn resume(mut self, name: impl Into<String>) -> Self {
+        self.resume = Some(name.into());
+        self
+    }
+
+    async fn subscribe(self) -> Result<Subscription, SubscribeError> {
+        let Self { bus, pattern, mut from, order, resume, .. } = self;
+        let pattern = pattern?;
+        #[cfg(feature = "filter")]
+        let selection = Selection::new(self.filter.transpose()?);
+        #[cfg(not(feature = "filter"))]
+        let selection = Selection::default();
+        let file = match resume {
+            Some(name) => Some(bus.cursor_file(&name)?),
+            None => None,
+        };
+        if let Some(saved) = file.as_ref().and_then(CursorFile::saved) {
+            from = From::Cursor(saved.clone());
+        }
+        let positions = if let From::Cursor(cursor) = &from { cursor.clone() } else { Cursor::default() };
+        let queue = Arc::new(Queue::new(pattern.to_string(), selection));
+        let id = bus.make_subscription(pattern, from, order, queue.clone()).await?;
+        let resume = file.map(|file| Arc::new(Resume::new(file)));
+        if let Some(resume) = &resume {
+            bus.spawn(resume::run(Arc::downgrade(resume), Arc::downgrade(&queue)));
+        }
+        Ok(Subscription { id, bus, queue, taken: VecDeque::new(), current: None, positions, resume })
+    }
+}
+
+impl std::convert::From<CursorFileError> for SubscribeError {
+    fn from(error: CursorFileError) -> Self {
+        Self::Resume(Arc::new(error))
     }
 }
 
@@ -37,20 +116,27 @@ impl IntoFuture for SubscribeBuilder {
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move {
-            let pattern = self.pattern?;
-            self.bus.make_subscription(pattern, self.from).await
-        })
+        Box::pin(self.subscribe())
     }
 }
 
 /// Why there is no subscription, or no more of it.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SubscribeError {
     /// The pattern is not one.
     #[error(transparent)]
     Pattern(#[from] NameError),
+    /// The filter is not one; the error points into its text.
+    #[cfg(feature = "filter")]
+    #[error(transparent)]
+    Filter(#[from] FilterError),
+    /// The position cannot be kept under the name.
+    #[error(transparent)]
+    Resume(Arc<CursorFileError>),
+    /// There is no directory to keep a position in.
+    #[error("this node keeps nothing on disk, so it cannot keep a position")]
+    NoDirectory,
     /// The node was closed.
     #[error("the node is closed")]
     Closed,
@@ -68,6 +154,7 @@ pub struct Subscription {
     pub(crate) taken: VecDeque<Delivery>,
     pub(crate) current: Option<Reading>,
     pub(crate) positions: Cursor,
+    pub(crate) resume: Option<Arc<Resume>>,
 }
 
 /// The batch whose events are being handed out.
@@ -76,13 +163,19 @@ pub(crate) struct Reading {
     source: Arc<Source>,
     batch: Arc<EventBatch>,
     index: u16,
-    head: Arc<Head>,
+    late: Vec<SeqRange>,
+    /// Where it is noted as a cause of what this node publishes; events of realtime channels are nobody's causes.
+    head: Option<Arc<Head>>,
+    /// Whether an event of it has been handed out.
+    is_begun: bool,
     cost: usize,
 }
 
 /// Where the hub puts deliveries and the application takes them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Queue {
+    pub(crate) pattern: String,
+    pub(crate) selection: Selection,
     state: Mutex<QueueState>,
     /// Cost of what the application took and the hub has not heard of.
     taken: AtomicUsize,
@@ -97,22 +190,28 @@ struct QueueState {
 
 /// The hub hears of what was taken in steps of at least this many bytes, or when the queue is empty.
 const REPORT_BYTES: usize = 256 << 10;
+/// Events that a filter passes over before other tasks get their turn.
+const PASSED_OVER_MAX: usize = 256;
 
 impl Queue {
+    fn new(pattern: String, selection: Selection) -> Self {
+        Self { pattern, selection, state: Mutex::default(), taken: AtomicUsize::new(0) }
+    }
+
     pub(crate) fn push(&self, delivery: Delivery) {
-        let mut state = lock(&self.state);
-        state.deliveries.push_back(delivery);
-        if let Some(waker) = state.waker.take() {
-            drop(state);
-            waker.wake();
-        }
+        lock(&self.state).deliveries.push_back(delivery);
+        self.wake();
     }
 
     pub(crate) fn close(&self) {
-        let mut state = lock(&self.state);
-        state.closed = true;
-        if let Some(waker) = state.waker.take() {
-            drop(state);
+        lock(&self.state).closed = true;
+        self.wake();
+    }
+
+    /// Has the application look again.
+    pub(crate) fn wake(&self) {
+        let waker = lock(&self.state).waker.take();
+        if let Some(waker) = waker {
             waker.wake();
         }
     }
@@ -131,12 +230,12 @@ impl Subscription {
     /// # Cancel safety
     /// Cancel-safe: no item is lost.
     pub async fn next(&mut self) -> Option<Result<Item, SubscribeError>> {
-        poll_fn(|cx| self.poll_item(cx)).await
+        poll_fn(|cx| self.poll_item(cx, PASSED_OVER_MAX)).await
     }
 
     /// The next item if one is here now.
     pub fn try_next(&mut self) -> Option<Item> {
-        match self.poll_item(&mut Context::from_waker(Waker::noop())) {
+        match self.poll_item(&mut Context::from_waker(Waker::noop()), usize::MAX) {
             Poll::Ready(Some(Ok(item))) => Some(item),
             _ => None,
         }
@@ -147,9 +246,16 @@ impl Subscription {
     pub fn cursor(&self) -> Cursor {
         let mut cursor = self.positions.clone();
         if let Some(reading) = &self.current {
-            cursor.set(reading.source.pair, reading.batch.open().seal().seq() + u64::from(reading.index));
+            let next = reading.batch.open().seal().seq() + u64::from(reading.index);
+            move_to(&mut cursor, reading.source.pair, next);
         }
         cursor
+    }
+
+    /// What became of the events that this subscription's filter was asked about.
+    #[must_use]
+    pub fn filtered(&self) -> FilterCounters {
+        self.queue.selection.counters()
     }
 
     /// How many events of each origin are known to exist and have not been handed to this subscription.
@@ -157,10 +263,22 @@ impl Subscription {
         self.bus.lag(self.id).await
     }
 
-    fn poll_item(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Item, SubscribeError>>> {
+    /// Passes over at most so many events that are not wanted, then has itself polled again.
+    fn poll_item(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut passed_over_max: usize,
+    ) -> Poll<Option<Result<Item, SubscribeError>>> {
+        if let Some(resume) = &self.resume {
+            resume.note(|| self.cursor());
+        }
         loop {
-            if let Some(event) = self.next_of_batch() {
+            if let Some(event) = self.next_of_batch(&mut passed_over_max) {
                 return Poll::Ready(Some(Ok(Item::Event(event))));
+            }
+            if passed_over_max == 0 {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
             }
             if self.taken.is_empty() {
                 self.report();
@@ -177,19 +295,16 @@ impl Subscription {
                 std::mem::swap(&mut state.deliveries, &mut self.taken);
             }
             match self.taken.pop_front() {
-                Some(Delivery::Batch { source, batch, skip, cost }) => {
-                    let head = self.bus.given().head(source.pair.channel, source.origin);
+                Some(Delivery::Batch { source, batch, skip, late, cost }) => {
                     let seal = batch.open().seal();
-                    head.begin(seal.seq() + u64::from(skip), seal.hash(), seal.time());
-                    self.current = Some(Reading { source, batch, index: skip, head, cost });
+                    let head = (!seal.is_realtime()).then(|| self.bus.given().head(source.pair.channel, source.origin));
+                    self.current = Some(Reading { source, batch, index: skip, late, head, is_begun: false, cost });
                 }
                 Some(delivery @ Delivery::Item(_)) => {
                     self.queue.taken.fetch_add(delivery.cost(), Ordering::Relaxed);
                     let Delivery::Item(item) = delivery else { continue };
-                    match &item {
-                        Item::Gap(gap) => self.positions.set(gap.source.pair, gap.range.to),
-                        Item::Restart(restart) => self.positions.set(restart.source.pair, restart.incarnation),
-                        _ => {}
+                    if let Some((pair, next)) = item.moves_to() {
+                        self.positions.set(pair, next);
                     }
                     return Poll::Ready(Some(Ok(item)));
                 }
@@ -198,15 +313,31 @@ impl Subscription {
         }
     }
 
-    fn next_of_batch(&mut self) -> Option<Event> {
+    /// The next event of the batch that is wanted. Nothing when the batch has ended or enough has been passed over.
+    fn next_of_batch(&mut self, passed_over_max: &mut usize) -> Option<Event> {
         let reading = self.current.as_mut()?;
-        if let Some(event) = reading.batch.event(reading.index) {
+        while let Some(event) = reading.batch.event(reading.index) {
+            if *passed_over_max == 0 {
+                return None;
+            }
             reading.index += 1;
-            reading.head.advance(event.seq());
-            return Some(event);
+            if !self.queue.selection.wants(&event) {
+                *passed_over_max -= 1;
+                continue;
+            }
+            if let Some(head) = &reading.head {
+                if reading.is_begun {
+                    head.advance(event.seq());
+                } else {
+                    head.begin(reading.batch.open().seal(), event.seq());
+                }
+                reading.is_begun = true;
+            }
+            let late = reading.late.iter().any(|range| (range.from..range.to).contains(&event.seq()));
+            return Some(event.with_late(late));
         }
         let Reading { source, batch, cost, .. } = self.current.take()?;
-        self.positions.set(source.pair, batch.open().seal().next_seq());
+        move_to(&mut self.positions, source.pair, batch.open().seal().next_seq());
         let taken = self.queue.taken.fetch_add(cost, Ordering::Relaxed) + cost;
         if taken >= REPORT_BYTES {
             self.report();
@@ -225,12 +356,23 @@ impl Stream for Subscription {
     type Item = Result<Item, SubscribeError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.poll_item(cx)
+        self.poll_item(cx, PASSED_OVER_MAX)
+    }
+}
+
+/// Moves a position forward: what comes late lies behind it.
+fn move_to(cursor: &mut Cursor, pair: Pair, next: u64) {
+    if cursor.next(&pair).is_none_or(|position| position < next) {
+        cursor.set(pair, next);
     }
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
+        if let Some(resume) = &self.resume {
+            // An application that panics may not be done with the last event.
+            resume.end((!std::thread::panicking()).then(|| self.cursor()));
+        }
         self.queue.close();
         self.bus.report_dropped(self.id);
     }

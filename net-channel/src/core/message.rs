@@ -12,6 +12,9 @@ pub const MESSAGE_LEN_MAX: usize = (2 << 20) + (64 << 10);
 /// The most bytes of batches that one [`Message::Batches`] holds before its last batch.
 pub const ANSWER_LEN_MAX: u32 = 1 << 20;
 
+/// The most ranges of one [`Message::Fetch`].
+pub const RANGES_PER_FETCH_MAX: usize = 64;
+
 /// Where a subscription begins in one origin's events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Start {
@@ -65,7 +68,8 @@ pub enum RefusedWhy {
     TooMany,
 }
 
-/// One message of the end-to-end stream. A subscriber sends the first four; the origin's node answers with the rest.
+/// One message of the end-to-end stream. A subscriber sends the first four, and the origin's node answers with the next
+/// four; a proof goes either way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Message<'a> {
     /// Asks for keys and a starting point.
@@ -84,14 +88,14 @@ pub enum Message<'a> {
         /// What was subscribed.
         pair: Pair,
     },
-    /// Asks for the batches that hold seqs of a range.
+    /// Asks for the batches that hold seqs of some ranges, and where the origin stands.
     Fetch {
         /// Chosen by the subscriber, named in the answer.
         id: u64,
         /// Whose events.
         pair: Pair,
-        /// Which.
-        range: SeqRange,
+        /// Which: ascending, apart, at most [`RANGES_PER_FETCH_MAX`]. None asks only where the origin stands.
+        ranges: Vec<SeqRange>,
     },
     /// Says that all events below `next` have been handed to this node's subscriptions.
     Received {
@@ -110,6 +114,8 @@ pub enum Message<'a> {
         next: u64,
         /// First seq of the producer's present incarnation.
         incarnation: u64,
+        /// The oldest seq that is kept here.
+        kept_from: u64,
     },
     /// Answers [`Message::Subscribe`] too.
     Refused {
@@ -126,18 +132,28 @@ pub enum Message<'a> {
         #[serde(borrow)]
         grant: &'a [u8],
     },
-    /// Answers [`Message::Fetch`]: every batch with seqs of `range.from..covered` that this node can give, whole and in
-    /// order. What is covered and not among them was never published or cannot be had here.
+    /// Answers [`Message::Fetch`]: every batch with asked seqs below `covered` that this node can give, whole and in
+    /// order. What was asked for, is covered and not among them was never published or cannot be had here.
     Batches {
         /// The id of the fetch.
         id: u64,
         /// Of which pair.
         pair: Pair,
-        /// The answer says all about seqs from the asked `from` up to here, and nothing beyond.
+        /// The answer says all about the asked seqs up to here, and nothing beyond.
         covered: u64,
+        /// The seq that the next event to be published gets.
+        next: u64,
+        /// The oldest seq that is kept here.
+        kept_from: u64,
         /// Frames, one after the other, as they were sent live.
         #[serde(borrow)]
         frames: &'a [u8],
+    },
+    /// Proof that an origin signed two batches for one place, passed on by whoever has it, to everybody near.
+    Equivocation {
+        /// The encoded proof.
+        #[serde(borrow)]
+        proof: &'a [u8],
     },
 }
 
@@ -188,7 +204,7 @@ impl<'a> Message<'a> {
             | Self::Received { pair, .. }
             | Self::Grant { pair, .. }
             | Self::Batches { pair, .. } => Some(pair),
-            Self::Subscribed { .. } | Self::Refused { .. } => None,
+            Self::Subscribed { .. } | Self::Refused { .. } | Self::Equivocation { .. } => None,
         }
     }
 }
@@ -202,9 +218,14 @@ mod tests {
         let pair = Pair { channel: [1; 32], origin: [2; 32] };
         for message in [
             Message::Subscribe { id: 1, pair, start: Start::Live { ago_ms: 5 } },
-            Message::Fetch { id: 2, pair, range: SeqRange { from: 3, to: u64::MAX } },
+            Message::Fetch {
+                id: 2,
+                pair,
+                ranges: vec![SeqRange { from: 3, to: 4 }, SeqRange { from: 7, to: u64::MAX }],
+            },
             Message::Grant { pair, grant: b"grant" },
-            Message::Batches { id: 9, pair, covered: 7, frames: b"frames" },
+            Message::Batches { id: 9, pair, covered: 7, next: 8, kept_from: 2, frames: b"frames" },
+            Message::Equivocation { proof: b"proof" },
         ] {
             let mut bytes = message.encode();
             assert_eq!(Message::decode(&bytes[4..]), Ok(message));

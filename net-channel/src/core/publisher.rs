@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use net_identity::{SignError, Signer};
 use net_transport::{NodeId, Pair};
 
-use crate::core::message::{ANSWER_LEN_MAX, Message, RefusedWhy, SeqRange, Start};
+use crate::core::message::{ANSWER_LEN_MAX, Message, RANGES_PER_FETCH_MAX, RefusedWhy, SeqRange, Start};
 use crate::core::{Cache, Cached};
-use crate::{ChannelHash, KeyGrant, SenderKey};
+use crate::{BatchHash, ChannelHash, Class, KeyGrant, SenderKey};
 
 /// The most nodes that one producer serves.
 pub const SUBSCRIBERS_MAX: usize = 4_096;
@@ -25,9 +25,14 @@ pub struct Publisher {
     pair: Pair,
     incarnation: u64,
     next: u64,
+    class: Class,
+    /// Hash of the last batch; zero before the first.
+    head: BatchHash,
     cache: Cache,
     keys: Vec<Key>,
     subscribers: BTreeMap<NodeId, Subscriber>,
+    /// When the next Tick is due, and how many have been sent since the last batch.
+    tick: Option<(Instant, usize)>,
 }
 
 #[derive(Debug)]
@@ -54,21 +59,56 @@ impl Subscriber {
     }
 }
 
+/// How long after the last batch its Ticks come: a lost last batch is missed soon.
+const TICKS_AFTER: [Duration; 3] = [Duration::from_millis(250), Duration::from_secs(1), Duration::from_secs(4)];
+/// How often Ticks come after those.
+const TICK_EVERY: Duration = Duration::from_secs(30);
+
 /// How long a [`Start::Live`] may have been under way without losing what was published meanwhile.
 const LIVE_SLACK: Duration = Duration::from_millis(250);
 
 impl Publisher {
     /// A producer that starts an incarnation at this seq with this sender key.
     #[must_use]
-    pub fn new(pair: Pair, incarnation: u64, key: SenderKey, now: Instant, cache_bytes_max: usize) -> Self {
+    pub fn new(
+        pair: Pair,
+        class: Class,
+        incarnation: u64,
+        key: SenderKey,
+        now: Instant,
+        cache_bytes_max: usize,
+    ) -> Self {
         Self {
             pair,
             incarnation,
             next: incarnation,
+            class,
+            head: BatchHash::ZERO,
             cache: Cache::new(cache_bytes_max),
             keys: vec![Key { key, first_seq: incarnation, since: now }],
             subscribers: BTreeMap::new(),
+            tick: None,
         }
+    }
+
+    /// Hash of the last batch, which the next one names as the one before it; zero before the first.
+    #[must_use]
+    pub fn head(&self) -> BatchHash {
+        self.head
+    }
+
+    /// When [`Self::take_tick`] wants to be called.
+    #[must_use]
+    pub fn poll_tick(&self) -> Option<Instant> {
+        self.tick.map(|(at, _)| at)
+    }
+
+    /// The last seq and the hash of its batch, if a Tick that says so is due and somebody is there to hear it.
+    pub fn take_tick(&mut self, now: Instant) -> Option<(u64, BatchHash)> {
+        let (_, sent) = self.tick.filter(|(at, _)| *at <= now)?;
+        let after = TICKS_AFTER.get(sent + 1).map_or(TICK_EVERY, |at| *at - TICKS_AFTER[sent]);
+        self.tick = Some((now + after, (sent + 1).min(TICKS_AFTER.len())));
+        (!self.subscribers.is_empty()).then(|| (self.next - 1, self.head))
     }
 
     /// The seq that the next event gets.
@@ -121,9 +161,13 @@ impl Publisher {
     }
 
     /// Takes a batch that has just been sealed; it is in the cache before any link carries it.
-    pub fn sealed(&mut self, batch: Cached) {
+    pub fn sealed(&mut self, batch: Cached, hash: BatchHash) {
         debug_assert_eq!(batch.range.from, self.next);
         self.next = batch.range.to;
+        self.head = hash;
+        if self.class == Class::Reliable {
+            self.tick = Some((batch.sealed_at + TICKS_AFTER[0], 0));
+        }
         self.cache.push(batch);
     }
 
@@ -133,10 +177,22 @@ impl Publisher {
         &self.subscribers
     }
 
+    /// How many subscriptions the node has.
+    #[must_use]
+    pub fn subscriptions_of(&self, node: &NodeId) -> usize {
+        self.subscribers.get(node).map_or(0, |subscriber| subscriber.subscriptions.len())
+    }
+
     /// How many subscribed nodes have been handed all events below `seq`.
     #[must_use]
     pub fn received(&self, seq: u64) -> usize {
         self.subscribers.values().filter(|s| s.received >= seq).count()
+    }
+
+    /// Whether this node can give a batch with a seq of this range.
+    #[must_use]
+    pub fn has(&self, range: SeqRange) -> bool {
+        self.cache.range(range).next().is_some()
     }
 
     /// Bytes in the cache.
@@ -173,7 +229,7 @@ impl Publisher {
                 }
                 Ok(vec![])
             }
-            Message::Fetch { id, range, .. } if self.subscribers.contains_key(&from) => Ok(vec![self.fetch(id, range)]),
+            Message::Fetch { id, ref ranges, .. } if self.subscribers.contains_key(&from) => Ok(self.fetch(id, ranges)),
             // Whoever has not subscribed is told nothing.
             Message::Fetch { .. } => Ok(vec![]),
             Message::Received { next, .. } => {
@@ -183,9 +239,11 @@ impl Publisher {
                 }
                 Ok(vec![])
             }
-            Message::Subscribed { .. } | Message::Refused { .. } | Message::Grant { .. } | Message::Batches { .. } => {
-                Ok(vec![])
-            }
+            Message::Subscribed { .. }
+            | Message::Refused { .. }
+            | Message::Grant { .. }
+            | Message::Batches { .. }
+            | Message::Equivocation { .. } => Ok(vec![]),
         }
     }
 
@@ -215,7 +273,7 @@ impl Publisher {
             }
         }
         let (next, incarnation) = (self.next, self.incarnation);
-        answers.push(Message::Subscribed { id, start, next, incarnation }.encode());
+        answers.push(Message::Subscribed { id, start, next, incarnation, kept_from: self.kept_from() }.encode());
         let subscriber = self.subscribers.entry(from).or_default();
         subscriber.subscriptions.insert(id, start);
         subscriber.received = subscriber.received.max(start.min(next));
@@ -235,8 +293,10 @@ impl Publisher {
     }
 
     fn resolve(&self, start: Start, now: Instant) -> u64 {
-        let first = self.cache.first().unwrap_or(self.next);
+        let first = self.kept_from();
         match start {
+            // Nothing of a realtime channel is given again.
+            _ if self.class == Class::Realtime => self.next,
             Start::Earliest => first,
             Start::Last(n) => self.next.saturating_sub(n).max(first),
             Start::Seq(seq) => seq.min(self.next),
@@ -252,18 +312,33 @@ impl Publisher {
         }
     }
 
-    fn fetch(&self, id: u64, asked: SeqRange) -> Vec<u8> {
-        let to = asked.to.min(self.next);
-        let range = SeqRange { from: asked.from, to };
-        let mut frames = Vec::new();
-        let mut covered = to.max(asked.from);
-        for batch in self.cache.range(range) {
-            if !frames.is_empty() && frames.len() + batch.frame.len() > ANSWER_LEN_MAX as usize {
-                covered = batch.range.from;
-                break;
-            }
-            frames.extend_from_slice(&batch.frame);
+    /// Answers a request: whole batches, in order, up to a bound in bytes. One that breaks the format is not answered.
+    fn fetch(&self, id: u64, asked: &[SeqRange]) -> Vec<Vec<u8>> {
+        let ordered = asked.windows(2).all(|pair| pair[0].to <= pair[1].from);
+        if asked.len() > RANGES_PER_FETCH_MAX || !ordered || asked.iter().any(SeqRange::is_empty) {
+            return vec![];
         }
-        Message::Batches { id, pair: self.pair, covered, frames: &frames }.encode()
+        let mut frames = Vec::new();
+        let mut covered = asked.last().map_or(0, |last| last.to).min(self.next);
+        let mut sent = 0;
+        'all: for range in asked {
+            // A batch that two ranges touch is sent once.
+            for batch in self.cache.range(SeqRange { from: range.from.max(sent), to: range.to }) {
+                if !frames.is_empty() && frames.len() + batch.frame.len() > ANSWER_LEN_MAX as usize {
+                    covered = batch.range.from;
+                    break 'all;
+                }
+                frames.extend_from_slice(&batch.frame);
+                sent = batch.range.to;
+            }
+        }
+        // What lies beyond the last event is not said to be missing; what lies before the first asked seq was not asked.
+        let covered = asked.first().map_or(0, |first| covered.max(first.from));
+        let (next, kept_from) = (self.next, self.kept_from());
+        vec![Message::Batches { id, pair: self.pair, covered, next, kept_from, frames: &frames }.encode()]
+    }
+
+    fn kept_from(&self) -> u64 {
+        self.cache.first().unwrap_or(self.next)
     }
 }

@@ -205,7 +205,9 @@ fn opened_bodies_are_aligned_wherever_the_frame_lay() {
         buffer.extend_from_slice(sealed.frame());
         let frame = Bytes::from(buffer).slice(shift..);
         let batch = SealedBatch::verify(frame, &fixture.mesh, &fixture.channel, &fixture.origin).expect("it verifies");
-        for open in [batch.open(&fixture.sender_key), batch.open_in_place(&fixture.sender_key)] {
+        for open in
+            [batch.open(&fixture.sender_key), batch.open_in_place(&fixture.sender_key).map_err(|unopened| unopened.why)]
+        {
             let open = open.expect("it opens");
             assert_eq!(open.plaintext().as_ptr().addr() % 16, 0, "shift {shift}");
             assert!(open.events().all(|e| e.payload.as_ptr().addr() % 8 == 0));

@@ -4,7 +4,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use net_channel::{Bus, BusConfig, Event, From, Item, OpenGate, Publish, Subscription};
+use net_channel::{
+    Bus, BusConfig, CursorFileError, Event, From, Item, OpenGate, Publish, SubscribeError, Subscription,
+};
 use net_transport::{Endpoint, EndpointConfig, Mesh, MeshId, NodeKeys, Peer, Psk, Seed};
 use tokio::time::timeout;
 
@@ -18,13 +20,19 @@ struct Node {
 
 impl Node {
     async fn start(number: u8, known: Vec<Peer>) -> Self {
+        Self::start_with(number, known, |_| {}).await
+    }
+
+    async fn start_with(number: u8, known: Vec<Peer>, configure: impl FnOnce(&mut BusConfig)) -> Self {
         let keys = NodeKeys::from_seed(&Seed::new([number; 32]));
         let mesh = Mesh::new(MeshId([1; 32]), 0, Psk::new([2; 32]));
         let gate = Arc::new(OpenGate::new(mesh.id()));
         let mut config = EndpointConfig::listen_on(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
         config.known = known;
         let (endpoint, inbox) = Endpoint::bind(keys.clone(), mesh, gate, config).await.expect("bind");
-        let bus = Bus::start(endpoint.clone(), inbox, BusConfig::new(Arc::new(keys.clone()))).await.expect("start");
+        let mut bus_config = BusConfig::new(Arc::new(keys.clone()));
+        configure(&mut bus_config);
+        let bus = Bus::start(endpoint.clone(), inbox, bus_config).await.expect("start");
         Self { endpoint, bus, keys }
     }
 
@@ -134,4 +142,185 @@ async fn one_mebibyte_passes_and_one_byte_more_does_not() {
     assert_eq!(event(&mut subscription).await.payload(), vec![7; 1 << 20]);
     let refused = channel.publish(vec![7; (1 << 20) + 1]).await;
     assert!(matches!(refused, Err(net_channel::PublishError::TooLarge { limit, .. }) if limit == 1 << 20));
+}
+
+#[cfg(feature = "filter")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn filter_hands_out_what_matches_and_moves_past_the_rest() {
+    let a = Node::start(11, vec![]).await;
+    let channel = a.bus.channel("quakes/ak").open().await.unwrap();
+    let mut strong = a.bus.subscribe("quakes/*").filter("mag > 4").from(From::Earliest).await.unwrap();
+    for payload in ["{\"mag\":3}", "no json", "{}", "{\"mag\":\"5\"}", "{\"mag\":4.5}", "{\"mag\":1}"] {
+        channel.publish(payload).await.unwrap();
+    }
+    assert_eq!(event(&mut strong).await.payload(), b"{\"mag\":4.5}");
+    channel.publish("{\"mag\":9}").await.unwrap();
+    assert_eq!(event(&mut strong).await.payload(), b"{\"mag\":9}");
+    let counters = strong.filtered();
+    assert_eq!((counters.matched, counters.unmatched), (2, 2));
+    assert_eq!((counters.missing, counters.wrong_type, counters.unreadable), (1, 1, 1));
+    // What was passed over is behind the cursor, and counts as received.
+    let delivered = channel.wait_for_delivery(DEADLINE).await;
+    assert_eq!((delivered.subscribers, delivered.complete), (1, 1));
+    let cursor = strong.cursor();
+    let mut rest = a.bus.subscribe("quakes/*").from(From::Cursor(cursor)).await.unwrap();
+    channel.publish("last").await.unwrap();
+    assert_eq!(event(&mut rest).await.payload(), b"last");
+    let metrics = a.bus.metrics().await;
+    let subscription = &metrics.subscriptions[0];
+    assert_eq!((subscription.pattern.as_str(), subscription.filter.as_deref()), ("quakes/*", Some("mag > 4")));
+    assert_eq!((metrics.producers[0].events, metrics.producers[0].subscribers), (8, 1));
+}
+
+#[cfg(feature = "filter")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn filter_passes_over_many_events_without_keeping_other_tasks_from_running() {
+    let a = Node::start(12, vec![]).await;
+    let channel = a.bus.channel("n").open().await.unwrap();
+    let mut last = a.bus.subscribe("n").filter("body == 19999").await.unwrap();
+    for n in 0..20_000 {
+        channel.publish(n.to_string()).await.unwrap();
+    }
+    assert_eq!(event(&mut last).await.payload(), b"19999");
+    // With `try_next` too, which does not come back.
+    let mut again = a.bus.subscribe("n").from(From::Earliest).filter("body == 19999").await.unwrap();
+    let found = timeout(DEADLINE, async {
+        loop {
+            match again.try_next() {
+                Some(item) => break item,
+                None => tokio::task::yield_now().await,
+            }
+        }
+    });
+    assert_eq!(found.await.expect("in time").event().expect("an event").payload(), b"19999");
+}
+
+#[cfg(feature = "filter")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn event_that_a_filter_keeps_back_is_no_cause() {
+    let a = Node::start(13, vec![]).await;
+    let b = Node::start(14, vec![a.peer()]).await;
+    let on_a = a.bus.channel("talk").open().await.unwrap();
+    let on_b = b.bus.channel("talk").open().await.unwrap();
+    let origin = a.bus.origin().to_string();
+    let wanted = format!("origin == '{origin}' && body.n == 2");
+    let mut some = b.bus.subscribe("talk").filter(&wanted).await.unwrap();
+    let mut sub_a = a.bus.subscribe("talk").filter(&format!("origin != '{origin}'")).await.unwrap();
+    assert!(on_a.wait_for_subscribers(2, DEADLINE).await && on_b.wait_for_subscribers(2, DEADLINE).await);
+    on_a.publish("{\"n\":1}").await.unwrap();
+    on_a.publish("{\"n\":2}").await.unwrap();
+    let given = event(&mut some).await;
+    assert_eq!(given.payload(), b"{\"n\":2}");
+    on_b.publish("first").await.unwrap();
+    assert_eq!(event(&mut sub_a).await.parents()[..], [given.as_parent()]);
+    // It comes, is read, and is handed to nobody.
+    on_a.publish("{\"n\":3}").await.unwrap();
+    on_a.wait_for_delivery(DEADLINE).await;
+    let read = timeout(DEADLINE, async {
+        while some.filtered().unmatched < 3 {
+            assert!(some.try_next().is_none());
+            tokio::task::yield_now().await;
+        }
+    });
+    read.await.expect("in time");
+    on_b.publish("second").await.unwrap();
+    assert!(event(&mut sub_a).await.parents().is_empty());
+}
+
+#[cfg(feature = "filter")]
+#[tokio::test]
+async fn filter_that_is_none_is_refused_with_its_place() {
+    let a = Node::start(15, vec![]).await;
+    let error = a.bus.subscribe("x").filter("mag > ").await.map(|_| ()).expect_err("no filter");
+    let SubscribeError::Filter(error) = error else { panic!("{error}") };
+    assert_eq!(error.pointer(), "mag > \n      ^");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn subscription_is_resumed_where_it_ended() {
+    let directory = tempfile::tempdir().unwrap();
+    let cursors = |config: &mut BusConfig| config.cursors = Some(directory.path().to_owned());
+    let a = Node::start(16, vec![]).await;
+    let channel = a.bus.channel("orders").open().await.unwrap();
+    for i in 0..10u8 {
+        channel.publish([i]).await.unwrap();
+    }
+    let b = Node::start_with(17, vec![a.peer()], cursors).await;
+    let billing = || b.bus.subscribe("orders").from(From::Earliest).resume("billing");
+    let mut first = billing().await.unwrap();
+    for i in 0..4u8 {
+        assert_eq!(event(&mut first).await.payload(), [i]);
+    }
+    let in_use = billing().await.map(|_| ()).expect_err("the name is in use");
+    assert!(matches!(&in_use, SubscribeError::Resume(e) if matches!(**e, CursorFileError::InUse(_))), "{in_use}");
+    drop(first);
+    let mut second = billing().await.unwrap();
+    for i in 4..7u8 {
+        assert_eq!(event(&mut second).await.payload(), [i]);
+    }
+    // Other names, and subscriptions without one, are not affected.
+    let mut other = b.bus.subscribe("orders").from(From::Earliest).resume("audit").await.unwrap();
+    assert_eq!(event(&mut other).await.payload(), [0]);
+    b.bus.close().await;
+    drop(second);
+    b.endpoint.close().await;
+    let c = Node::start_with(18, vec![a.peer()], cursors).await;
+    let mut third = c.bus.subscribe("orders").resume("billing").await.unwrap();
+    assert_eq!(event(&mut third).await.payload(), [7]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn position_of_a_subscription_that_waits_is_saved_without_its_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let a = Node::start_with(19, vec![], |config| config.cursors = Some(directory.path().to_owned())).await;
+    let channel = a.bus.channel("orders").open().await.unwrap();
+    let mut subscription = a.bus.subscribe("orders").resume("billing").await.unwrap();
+    channel.publish("one").await.unwrap();
+    let given = event(&mut subscription).await;
+    // It waits for the next item, so it is done with the first.
+    let waiting = tokio::spawn(async move { subscription.next().await.is_none() });
+    let path = directory.path().join("cursor-billing");
+    let saved = timeout(DEADLINE, async {
+        while !path.exists() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    saved.await.expect("saved in time");
+    waiting.abort();
+    assert!(waiting.await.is_err_and(|error| error.is_cancelled()));
+    let file = net_channel::CursorFile::open(directory.path(), "billing").unwrap();
+    let positions: Vec<u64> = file.saved().unwrap().iter().map(|(_, next)| next).collect();
+    assert_eq!(positions, [given.seq() + 1]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn event_that_was_being_worked_on_in_a_panic_comes_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let a = Node::start_with(20, vec![], |config| config.cursors = Some(directory.path().to_owned())).await;
+    let channel = a.bus.channel("orders").open().await.unwrap();
+    channel.publish("one").await.unwrap();
+    let mut subscription = a.bus.subscribe("orders").from(From::Earliest).resume("billing").await.unwrap();
+    let panics = tokio::spawn(async move {
+        let given = event(&mut subscription).await;
+        std::panic::panic_any(given);
+    });
+    assert!(panics.await.is_err_and(|error| error.is_panic()));
+    let mut again = a.bus.subscribe("orders").from(From::Earliest).resume("billing").await.unwrap();
+    assert_eq!(event(&mut again).await.payload(), b"one");
+}
+
+#[tokio::test]
+async fn position_needs_a_directory_and_a_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let a = Node::start(21, vec![]).await;
+    assert!(matches!(a.bus.subscribe("x").resume("billing").await.map(|_| ()), Err(SubscribeError::NoDirectory)));
+    let b = Node::start_with(22, vec![], |config| config.cursors = Some(directory.path().to_owned())).await;
+    for name in ["", ".", "..", ".hidden", "a/b", "../x", "a b", "\u{e9}", "x.lock", &"n".repeat(65)] {
+        let error = b.bus.subscribe("x").resume(name).await.map(|_| ()).expect_err(name);
+        assert!(
+            matches!(&error, SubscribeError::Resume(e) if matches!(**e, CursorFileError::Name(_))),
+            "{name}: {error}"
+        );
+    }
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
 }

@@ -105,7 +105,7 @@ impl ByHand {
     pub(crate) fn open(&self, fixture: &Fixture) -> Result<OpenBatch, OpenError> {
         let batch = self.verify(fixture).expect("the clear part is right");
         let copied = batch.open(&fixture.sender_key);
-        let in_place = batch.open_in_place(&fixture.sender_key);
+        let in_place = batch.open_in_place(&fixture.sender_key).map_err(|unopened| unopened.why);
         assert_eq!(copied.as_ref().map(OpenBatch::plaintext), in_place.as_ref().map(OpenBatch::plaintext));
         copied
     }

@@ -16,13 +16,18 @@ mod codec;
 mod contexts;
 #[cfg(feature = "node")]
 mod crash;
+mod cursor_file;
 mod equivocation;
 mod event;
+#[cfg(feature = "filter")]
+mod filter;
 mod fixture;
 mod golden;
 mod grant;
 mod incarnation;
 mod malformed;
+mod oracle;
+mod sim_causal;
 mod sim_delivery;
 mod tick;
 mod world;

@@ -7,12 +7,15 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use net_channel::core::{Action, Cached, Delivery, Known, Limits, Message, Publisher, Subscriptions};
+use net_channel::core::{Action, Cached, Delivery, Given, Known, Limits, Message, Publisher, Subscriptions};
 use net_channel::{
-    BatchBuilder, BatchHash, ChannelHash, ChannelName, Class, From, Hlc, Item, Pattern, SealParams, SenderKey, SeqRange,
+    BatchBuilder, BatchHash, ChannelHash, ChannelName, Class, Cursor, From, Hlc, Item, Order, Parent, Pattern,
+    SealParams, SealedBatch, SenderKey, SeqRange, Tick, TickParams,
 };
 use net_identity::EntityId;
 use net_transport::{MeshId, NodeId, NodeKeys, Pair, Priority, Seed, Visibility};
+
+use crate::oracle::{Clock, Facts, Ledger, Published, Seen, Witness};
 
 /// SplitMix64: enough randomness for faults, and the same on every machine.
 #[derive(Clone, Debug)]
@@ -56,32 +59,33 @@ pub struct Totals {
     pub duplicated: u64,
     pub partitions: u64,
     pub crashes: u64,
+    pub forged: u64,
     pub gaps: u64,
     pub restarts: u64,
-    pub fetches: u64,
+    pub trimmed: u64,
+    pub late: u64,
+    pub equivocations: u64,
     pub delivered: u64,
-}
-
-/// What an application of a node has seen of one origin.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Seen {
-    Event(u64, Vec<u8>),
-    Gap(SeqRange),
-    Restart { last_seen: u64, incarnation: u64 },
-    Equivocation(u64),
 }
 
 struct Producer {
     publisher: Publisher,
-    prev: BatchHash,
     name: ChannelName,
+    class: Class,
 }
 
 struct App {
     queue: VecDeque<Delivery>,
     seen: BTreeMap<Pair, Vec<Seen>>,
+    /// All of it, in order.
+    log: Vec<(Pair, Seen)>,
     /// The application takes nothing while it sleeps.
     asleep: bool,
+    witness: Witness,
+    /// Behind what the application has taken.
+    positions: Cursor,
+    pattern: String,
+    order: Order,
 }
 
 struct Node {
@@ -93,7 +97,12 @@ struct Node {
     producers: BTreeMap<Pair, Producer>,
     apps: BTreeMap<u64, App>,
     joins: BTreeMap<Pair, NodeId>,
-    subscribed: Vec<(u64, String, From)>,
+    given: Given,
+    /// What its applications have taken since it last published, by channel: the causes of what it publishes next.
+    clocks: BTreeMap<[u8; 32], Clock>,
+    known: BTreeSet<Pair>,
+    /// Where the origins said that this node's subscriptions begin.
+    starts: BTreeMap<Pair, u64>,
 }
 
 enum Happening {
@@ -103,6 +112,20 @@ enum Happening {
     Joined { to: NodeId, pair: Pair, boot: u64 },
     Take { node: NodeId, sub: u64, boot: u64 },
     Wake,
+    Tick { node: NodeId, pair: Pair, boot: u64 },
+}
+
+impl Happening {
+    /// The node that has to act.
+    fn concerns(&self) -> Option<NodeId> {
+        match self {
+            Self::Frame { to, .. } | Self::Message { to, .. } | Self::Join { to, .. } | Self::Joined { to, .. } => {
+                Some(*to)
+            }
+            Self::Take { node, .. } | Self::Tick { node, .. } => Some(*node),
+            Self::Wake => None,
+        }
+    }
 }
 
 pub struct World {
@@ -111,6 +134,7 @@ pub struct World {
     pub totals: Totals,
     pub mesh: MeshId,
     start: Instant,
+    limits: Limits,
     now: Duration,
     nodes: BTreeMap<NodeId, Node>,
     order: Vec<NodeId>,
@@ -121,20 +145,36 @@ pub struct World {
     cut: BTreeSet<(NodeId, NodeId)>,
     /// When the last message of a stream arrives: streams are ordered.
     streams: BTreeMap<(NodeId, NodeId), Duration>,
-    pub published: BTreeMap<Pair, BTreeMap<u64, Vec<u8>>>,
+    /// Subscribe messages under way or answered: of which pair they are.
+    asks: BTreeMap<(NodeId, u64), Pair>,
+    /// When nodes could not reach each other.
+    apart: BTreeMap<(NodeId, NodeId), Vec<(Duration, Option<Duration>)>>,
+    pub ledger: Ledger,
     pub trace: blake3::Hasher,
+    /// The first thing that was not as it must be.
+    pub failure: Option<String>,
+    pub cache_bytes: usize,
+    /// What all wall clocks show, in nanoseconds, if they stand still.
+    pub stopped_clock: Option<u64>,
+    deaf: BTreeSet<(NodeId, NodeId)>,
+    frozen: BTreeMap<NodeId, Duration>,
 }
 
 const LATENCY_US: u64 = 1_000;
 
 impl World {
     pub fn new(seed: u64, nodes: usize) -> Self {
+        Self::with_limits(seed, nodes, Limits::default())
+    }
+
+    pub fn with_limits(seed: u64, nodes: usize, limits: Limits) -> Self {
         let mut world = Self {
             rng: Rng(seed),
             faults: Faults::default(),
             totals: Totals::default(),
             mesh: MeshId([7; 32]),
             start: Instant::now(),
+            limits: limits.clone(),
             now: Duration::from_secs(1),
             nodes: BTreeMap::new(),
             order: vec![],
@@ -143,8 +183,15 @@ impl World {
             joined: BTreeMap::new(),
             cut: BTreeSet::new(),
             streams: BTreeMap::new(),
-            published: BTreeMap::new(),
+            asks: BTreeMap::new(),
+            apart: BTreeMap::new(),
+            ledger: Ledger::default(),
             trace: blake3::Hasher::new(),
+            failure: None,
+            cache_bytes: 64 << 10,
+            stopped_clock: None,
+            deaf: BTreeSet::new(),
+            frozen: BTreeMap::new(),
         };
         for i in 0..nodes {
             let mut seed = [i as u8; 32];
@@ -152,7 +199,7 @@ impl World {
             let keys = NodeKeys::from_seed(&Seed::new(seed));
             let id = keys.id();
             let node = Node {
-                subscriptions: Subscriptions::new(id, world.mesh, Limits::default()),
+                subscriptions: Subscriptions::new(id, world.mesh, limits.clone()),
                 keys,
                 alive: true,
                 boot: 0,
@@ -160,12 +207,20 @@ impl World {
                 producers: BTreeMap::new(),
                 apps: BTreeMap::new(),
                 joins: BTreeMap::new(),
-                subscribed: vec![],
+                given: Given::default(),
+                clocks: BTreeMap::new(),
+                known: BTreeSet::new(),
+                starts: BTreeMap::new(),
             };
             world.nodes.insert(id, node);
             world.order.push(id);
         }
         world
+    }
+
+    /// Virtual time since the world began.
+    pub fn now(&self) -> Duration {
+        self.now
     }
 
     fn instant(&self) -> Instant {
@@ -184,64 +239,195 @@ impl World {
 
     /// Opens a producer: a new incarnation, whose advert everybody who is not cut off hears.
     pub fn open(&mut self, node: usize, channel: &str) -> Pair {
+        self.open_as(node, channel, Class::Reliable)
+    }
+
+    pub fn open_as(&mut self, node: usize, channel: &str, class: Class) -> Pair {
         let pair = self.pair(node, channel);
         let id = self.order[node];
         let name = ChannelName::parse(channel).expect("a name");
         let key = SenderKey::new(self.rng.bytes());
         let now = self.instant();
-        let unix_ns = 1_000_000 + u64::try_from(self.now.as_nanos()).expect("short runs");
+        // Clocks of machines that start again are not what they were.
+        let skew = self.rng.below(2_000_000_000);
+        let clock = 3_000_000_000 + u64::try_from(self.now.as_nanos()).expect("short runs") - skew;
+        let unix_ns = self.stopped_clock.unwrap_or(clock);
+        let cache_bytes = self.cache_bytes;
         let owner = self.nodes.get_mut(&id).expect("a node");
         let incarnation = net_channel::first_seq(unix_ns, 0, owner.floor).expect("seqs are left");
         owner.floor = net_channel::floor_after(incarnation);
-        let publisher = Publisher::new(pair, incarnation, key, now, 64 << 10);
-        owner.producers.insert(pair, Producer { publisher, prev: BatchHash::ZERO, name: name.clone() });
-        let entity = EntityId::from_bytes(*id.as_bytes());
-        let known = Known { name, node: id, entity, class: Class::Reliable };
+        let publisher = Publisher::new(pair, class, incarnation, key, now, cache_bytes);
+        owner.given.forget_named(&pair.channel);
+        owner.producers.insert(pair, Producer { publisher, name, class });
         for to in self.order.clone() {
             if !self.is_cut(&id, &to) && self.nodes[&to].alive {
-                self.node(&to).subscriptions.handle_advert(now, pair, Some(known.clone()));
-                self.act(to);
+                self.advertise(id, to, pair);
             }
         }
         pair
     }
 
+    fn advertise(&mut self, from: NodeId, to: NodeId, pair: Pair) {
+        let producer = &self.nodes[&from].producers[&pair];
+        let entity = EntityId::from_bytes(*from.as_bytes());
+        let known = Known { name: producer.name.clone(), node: from, entity, class: producer.class };
+        let now = self.instant();
+        self.node(&to).known.insert(pair);
+        self.node(&to).subscriptions.handle_advert(now, pair, Some(known));
+        self.act(to);
+    }
+
     pub fn subscribe(&mut self, node: usize, sub: u64, pattern: &str, from: From) {
+        self.subscribe_in(node, sub, pattern, from, Order::Causal);
+    }
+
+    pub fn subscribe_in(&mut self, node: usize, sub: u64, pattern: &str, from: From, order: Order) {
         let id = self.order[node];
         let now = self.instant();
         let parsed = Pattern::parse(pattern).expect("a pattern");
+        let positions = if let From::Cursor(cursor) = &from { cursor.clone() } else { Cursor::default() };
+        let next = positions.iter().map(|(pair, next)| (*pair, next)).collect();
+        let witness = Witness::new(order == Order::Causal, next);
+        let app = App {
+            queue: VecDeque::new(),
+            seen: BTreeMap::new(),
+            log: vec![],
+            asleep: false,
+            witness,
+            positions,
+            pattern: pattern.to_owned(),
+            order,
+        };
         let node = self.node(&id);
-        node.apps.insert(sub, App { queue: VecDeque::new(), seen: BTreeMap::new(), asleep: false });
-        node.subscribed.push((sub, pattern.to_owned(), from.clone()));
-        node.subscriptions.subscribe(now, sub, parsed, from);
+        node.apps.insert(sub, app);
+        node.subscriptions.subscribe(now, sub, parsed, from, order);
         self.act(id);
     }
 
     /// Publishes one batch of these payloads.
     pub fn publish(&mut self, node: usize, channel: &str, payloads: &[&[u8]]) {
-        let pair = self.pair(node, channel);
+        let Some(batch) = self.seal(node, channel, payloads, &[]) else { return };
         let id = self.order[node];
-        let salt = self.rng.bytes();
-        let (mesh, now) = (self.mesh, self.instant());
+        self.publish_to(id, &self.pair(node, channel), batch.frame(), |_| true);
+    }
+
+    /// Publishes one batch that names these causes, whether they exist or not.
+    pub fn publish_after(&mut self, node: usize, channel: &str, payload: &[u8], after: &[Parent]) {
+        let Some(batch) = self.seal(node, channel, &[payload], after) else { return };
+        let id = self.order[node];
+        self.publish_to(id, &self.pair(node, channel), batch.frame(), |_| true);
+    }
+
+    /// Signs two batches for one place. Half of the nodes get the one and half the other; the first of them gets both.
+    pub fn equivocate(&mut self, node: usize, channel: &str) {
+        let (pair, id) = (self.pair(node, channel), self.order[node]);
+        let Some(producer) = self.nodes[&id].producers.get(&pair) else { return };
+        let (seq, incarnation) = (producer.publisher.next(), producer.publisher.incarnation());
+        self.ledger.disputed.insert(pair, SeqRange { from: seq, to: incarnation + (1 << 40) });
+        self.totals.equivocations += 1;
+        let other = self.build(node, channel, &[b"other"], &[]);
+        let Some(one) = self.seal(node, channel, &[b"one"], &[]) else { return };
+        let nodes: Vec<NodeId> = self.order.iter().copied().filter(|n| *n != id).collect();
+        let (evens, first) = (nodes.iter().copied().step_by(2).collect::<Vec<_>>(), nodes[0]);
+        self.publish_to(id, &pair, one.frame(), |to| evens.contains(to));
+        self.publish_to(id, &pair, other.frame(), |to| !evens.contains(to));
+        for batch in [one, other] {
+            let boot = self.nodes[&first].boot;
+            let (to, frame) = (first, Bytes::copy_from_slice(batch.frame()));
+            self.at(Duration::from_micros(LATENCY_US), Happening::Frame { to, boot, frame });
+        }
+    }
+
+    /// The next batch of a producer, which does not know of it yet.
+    fn build(&mut self, node: usize, channel: &str, payloads: &[&[u8]], after: &[Parent]) -> SealedBatch {
+        let (pair, id) = (self.pair(node, channel), self.order[node]);
+        let (mesh, salt) = (self.mesh, self.rng.bytes());
         let unix_ms = u64::try_from(self.now.as_millis()).expect("short runs");
         let owner = self.nodes.get_mut(&id).expect("a node");
-        if !owner.alive {
-            return;
-        }
         let producer = owner.producers.get_mut(&pair).expect("opened before");
+        let realtime = producer.class == Class::Realtime;
+        let origin = EntityId::from_bytes(*id.as_bytes());
+        let mut parents: Vec<Parent> = match realtime {
+            true => vec![],
+            false => owner.given.take_parents(&pair.channel, &origin).into_iter().map(|(_, parent)| parent).collect(),
+        };
+        parents.retain(|parent| after.iter().all(|after| after.origin != parent.origin));
+        parents.extend(after);
         let mut builder = BatchBuilder::new();
         for payload in payloads {
             builder.push(payload, None, &[], Hlc::new(unix_ms, 0)).expect("small");
         }
-        let seq = producer.publisher.next();
         let sealed = builder.seal(&SealParams {
             mesh: &mesh,
             channel: &ChannelHash(pair.channel),
             signer: &owner.keys,
             sender_key: producer.publisher.key(),
-            seq,
+            seq: producer.publisher.next(),
             incarnation: producer.publisher.incarnation(),
-            prev: producer.prev,
+            prev: producer.publisher.head(),
+            parents: &parents,
+            parents_cut: false,
+            salt,
+            visibility: Visibility::Global,
+            priority: Priority::Normal,
+            realtime,
+            subnet: [0; 4],
+            cap: [0; 4],
+        });
+        sealed.expect("a key in memory signs")
+    }
+
+    /// The next batch of a producer, in its cache and in the ledger.
+    fn seal(&mut self, node: usize, channel: &str, payloads: &[&[u8]], after: &[Parent]) -> Option<SealedBatch> {
+        let (pair, id, now) = (self.pair(node, channel), self.order[node], self.instant());
+        if !self.nodes[&id].alive {
+            return None;
+        }
+        let sealed = self.build(node, channel, payloads, after);
+        // The first event of the batch has what the applications took since the one before it as its causes.
+        let mut causes = self.node(&id).clocks.remove(&pair.channel).unwrap_or_default();
+        let seq = sealed.seal().seq();
+        for (i, payload) in payloads.iter().enumerate() {
+            let event = Published { payload: payload.to_vec(), causes: std::mem::take(&mut causes) };
+            self.ledger.publish(pair, seq + i as u64, event);
+        }
+        let unix_ms = u64::try_from(self.now.as_millis()).expect("short runs");
+        let range = SeqRange { from: seq, to: sealed.seal().next_seq() };
+        let publisher = &mut self.node(&id).producers.get_mut(&pair).expect("opened before").publisher;
+        let cached = Cached { range, sealed_at: now, unix_ms, frame: sealed.frame().clone() };
+        publisher.sealed(cached, sealed.hash());
+        if let Some(at) = publisher.poll_tick() {
+            let boot = self.nodes[&id].boot;
+            self.at(at - now, Happening::Tick { node: id, pair, boot });
+        }
+        Some(sealed)
+    }
+
+    fn publish_to(&mut self, from: NodeId, pair: &Pair, frame: &Bytes, mut whom: impl FnMut(&NodeId) -> bool) {
+        for to in self.joined.get(pair).cloned().unwrap_or_default() {
+            if whom(&to) {
+                self.carry(from, to, frame.clone());
+            }
+        }
+    }
+
+    /// A neighbour sends a node a batch that claims to be another's next one, signed and sealed by the neighbour.
+    pub fn forge(&mut self, victim: usize, channel: &str, to: usize) {
+        let (pair, id) = (self.pair(victim, channel), self.order[victim]);
+        let Some(producer) = self.nodes[&id].producers.get(&pair) else { return };
+        let (seq, incarnation) = (producer.publisher.next(), producer.publisher.incarnation());
+        let (mesh, salt) = (self.mesh, self.rng.bytes());
+        let liar = NodeKeys::from_seed(&Seed::new(self.rng.bytes()));
+        let mut builder = BatchBuilder::new();
+        builder.push(b"forged", None, &[], Hlc::new(1, 0)).expect("small");
+        let sealed = builder.seal(&SealParams {
+            mesh: &mesh,
+            channel: &ChannelHash(pair.channel),
+            signer: &liar,
+            sender_key: producer.publisher.key(),
+            seq: seq - u64::from(seq > incarnation),
+            incarnation,
+            prev: BatchHash::ZERO,
             parents: &[],
             parents_cut: false,
             salt,
@@ -251,23 +437,17 @@ impl World {
             subnet: [0; 4],
             cap: [0; 4],
         });
-        let sealed = sealed.expect("a key in memory signs");
-        producer.prev = sealed.hash();
-        let range = SeqRange { from: seq, to: seq + payloads.len() as u64 };
-        producer.publisher.sealed(Cached { range, sealed_at: now, unix_ms, frame: sealed.frame().clone() });
-        let ledger = self.published.entry(pair).or_default();
-        for (i, payload) in payloads.iter().enumerate() {
-            let before = ledger.insert(seq + i as u64, payload.to_vec());
-            assert_eq!(before, None, "a seq was used twice");
-        }
-        for to in self.joined.get(&pair).cloned().unwrap_or_default() {
-            self.carry(id, to, sealed.frame().clone());
-        }
+        let mut frame = sealed.expect("a key in memory signs").frame().to_vec();
+        frame[16..24].copy_from_slice(&EntityId::from_bytes(pair.origin).short().0);
+        self.totals.forged += 1;
+        let (to, boot) = (self.order[to], self.nodes[&self.order[to]].boot);
+        self.at(Duration::from_micros(LATENCY_US), Happening::Frame { to, boot, frame: frame.into() });
     }
 
     fn carry(&mut self, from: NodeId, to: NodeId, frame: Bytes) {
         self.totals.frames += 1;
-        if self.is_cut(&from, &to) || from != to && self.rng.chance(self.faults.loss) {
+        let deaf = self.deaf.contains(&(from, to));
+        if deaf || self.is_cut(&from, &to) || from != to && self.rng.chance(self.faults.loss) {
             self.totals.dropped += 1;
             return;
         }
@@ -303,6 +483,9 @@ impl World {
         if self.is_cut(&from, &to) || !self.nodes[&to].alive {
             return;
         }
+        if let Ok(Message::Subscribe { id, pair, .. }) = Message::decode(&bytes[4..]) {
+            self.asks.insert((from, id), pair);
+        }
         let boots = self.boots(&from, &to);
         let delay = LATENCY_US + self.rng.below(1_000);
         let last = self.streams.entry((from, to)).or_default();
@@ -317,6 +500,11 @@ impl World {
         while let Some(action) = self.node(&id).subscriptions.poll_action() {
             match action {
                 Action::Send { to, message } => self.send(id, to, message),
+                Action::SendAll { message } => {
+                    for to in self.order.clone().into_iter().filter(|to| *to != id) {
+                        self.send(id, to, message.clone());
+                    }
+                }
                 Action::Join { pair, node } => {
                     self.node(&id).joins.insert(pair, node);
                     let boots = self.boots(&id, &node);
@@ -330,6 +518,7 @@ impl World {
                 Action::Deliver { sub, delivery } => {
                     let delay = Duration::from_micros(self.rng.below(500));
                     let boot = self.nodes[&id].boot;
+                    self.witness(id, sub, &delivery);
                     let Some(app) = self.node(&id).apps.get_mut(&sub) else { continue };
                     app.queue.push_back(delivery);
                     if !app.asleep {
@@ -344,6 +533,35 @@ impl World {
         }
     }
 
+    /// Checks what is delivered.
+    fn witness(&mut self, id: NodeId, sub: u64, delivery: &Delivery) {
+        let Some(app) = self.node(&id).apps.get_mut(&sub) else { return };
+        let mut witness = std::mem::take(&mut app.witness);
+        let facts = FactsOf { world: self, node: id };
+        let result = witness.take(&self.ledger, &facts, delivery);
+        let (at, place) = (self.now, self.order.iter().position(|n| *n == id).expect("a node"));
+        self.node(&id).apps.get_mut(&sub).expect("looked up above").witness = witness;
+        if let Err(error) = result {
+            self.failure.get_or_insert(format!("node {place} at {at:?}: {error}"));
+        }
+    }
+
+    /// Everything must have come to this subscription, or been named.
+    pub fn complete(&self, node: usize, sub: u64) -> Result<(), String> {
+        let id = self.order[node];
+        let facts = FactsOf { world: self, node: id };
+        let witness = &self.nodes[&id].apps[&sub].witness;
+        // A contradiction of which no living node has seen both sides cannot be told.
+        let proved = |pair: &Pair| self.nodes.values().any(|node| node.subscriptions.proof(pair).is_some());
+        let pairs = self.ledger.events.keys().filter(|pair| !self.ledger.disputed.contains_key(*pair) || proved(pair));
+        pairs.into_iter().try_for_each(|pair| {
+            let place = self.order.iter().position(|n| n.as_bytes() == &pair.origin).expect("a node");
+            witness
+                .complete(&self.ledger, &facts, pair)
+                .map_err(|error| format!("node {node}, origin {place}: {error}"))
+        })
+    }
+
     /// The application of a subscription stops taking, or goes on.
     pub fn sleep(&mut self, node: usize, sub: u64, asleep: bool) {
         let id = self.order[node];
@@ -356,6 +574,9 @@ impl World {
 
     pub fn cut(&mut self, a: usize, b: usize) {
         let (a, b) = (self.order[a], self.order[b]);
+        if a == b || self.is_cut(&a, &b) {
+            return;
+        }
         self.totals.partitions += 1;
         self.cut.insert((a, b));
         self.part(a, b);
@@ -367,8 +588,21 @@ impl World {
         }
     }
 
+    fn note_apart(&mut self, a: NodeId, b: NodeId) {
+        let (now, key) = (self.now, (a.min(b), a.max(b)));
+        let is_apart = self.is_cut(&a, &b) || !self.nodes[&a].alive || !self.nodes[&b].alive;
+        let spans = self.apart.entry(key).or_default();
+        match spans.last_mut() {
+            Some((_, end @ None)) if !is_apart => *end = Some(now),
+            Some((_, None)) => {}
+            _ if is_apart => spans.push((now, None)),
+            _ => {}
+        }
+    }
+
     /// Both ends notice that the link is gone.
     fn part(&mut self, a: NodeId, b: NodeId) {
+        self.note_apart(a, b);
         let now = self.instant();
         for (x, y) in [(a, b), (b, a)] {
             let pairs: Vec<Pair> = self.nodes[&x].joins.iter().filter(|(_, n)| **n == y).map(|(p, _)| *p).collect();
@@ -390,23 +624,21 @@ impl World {
 
     /// The link is back: adverts are exchanged.
     fn meet(&mut self, a: NodeId, b: NodeId) {
-        let now = self.instant();
+        self.note_apart(a, b);
         for (x, y) in [(a, b), (b, a)] {
             if !self.nodes[&x].alive || !self.nodes[&y].alive {
                 continue;
             }
-            let entity = EntityId::from_bytes(*x.as_bytes());
-            let adverts: Vec<(Pair, ChannelName)> =
-                self.nodes[&x].producers.iter().map(|(pair, p)| (*pair, p.name.clone())).collect();
-            for (pair, name) in adverts {
-                let known = Known { name, node: x, entity, class: Class::Reliable };
-                self.node(&y).subscriptions.handle_advert(now, pair, Some(known));
+            let pairs: Vec<Pair> = self.nodes[&x].producers.keys().copied().collect();
+            for pair in pairs {
+                self.advertise(x, y, pair);
             }
-            self.act(y);
+            self.node(&x).subscriptions.handle_neighbour(y);
+            self.act(x);
         }
     }
 
-    /// kill −9: memory is gone, the floor stays.
+    /// kill −9: memory is gone, the floor stays, and the positions that applications keep.
     pub fn crash(&mut self, node: usize) {
         let id = self.order[node];
         self.totals.crashes += 1;
@@ -417,18 +649,26 @@ impl World {
                 self.part(id, other);
             }
         }
-        let (mesh, node) = (self.mesh, self.node(&id));
+        let (mesh, limits, node) = (self.mesh, self.limits.clone(), self.node(&id));
         node.producers.clear();
         node.joins.clear();
-        node.subscriptions = Subscriptions::new(id, mesh, Limits::default());
+        node.given = Given::default();
+        node.clocks.clear();
+        node.known.clear();
+        node.starts.clear();
+        node.subscriptions = Subscriptions::new(id, mesh, limits);
         for joined in self.joined.values_mut() {
             joined.remove(&id);
         }
     }
 
+    /// The node is started again; its applications go on where they were.
     pub fn restart(&mut self, node: usize) {
         let id = self.order[node];
         self.node(&id).alive = true;
+        for (sub, app) in std::mem::take(&mut self.node(&id).apps) {
+            self.subscribe_in(node, sub, &app.pattern, From::Cursor(app.positions), app.order);
+        }
         for other in self.order.clone() {
             if other != id && !self.is_cut(&id, &other) {
                 self.meet(id, other);
@@ -445,7 +685,12 @@ impl World {
             }
             let happening = self.queue.remove(&(at, tie)).expect("it was first");
             self.now = at;
-            self.happen(happening);
+            self.frozen.retain(|_, until| *until > at);
+            match happening.concerns().and_then(|node| self.frozen.get(&node)).copied() {
+                // Timers that were due meanwhile are late: they run first when the process goes on.
+                Some(until) => self.at(until - at + Duration::from_micros(1), happening),
+                None => self.happen(happening),
+            }
         }
         self.now = until;
     }
@@ -467,11 +712,19 @@ impl World {
                 self.trace.update(&self.now.as_nanos().to_le_bytes()).update(&bytes);
                 let message = Message::decode(&bytes[4..]).expect("nodes of this world speak the protocol");
                 match message {
-                    Message::Subscribed { .. }
+                    Message::Equivocation { .. }
+                    | Message::Subscribed { .. }
                     | Message::Refused { .. }
                     | Message::Grant { .. }
                     | Message::Batches { .. } => {
+                        let refused = self.node(&to).subscriptions.counters().unexpected;
                         self.node(&to).subscriptions.handle_message(now, from, &message);
+                        let is_taken = self.nodes[&to].subscriptions.counters().unexpected == refused;
+                        if let Message::Subscribed { id, start, .. } = message
+                            && let Some(pair) = self.asks.get(&(to, id)).copied().filter(|_| is_taken)
+                        {
+                            self.node(&to).starts.entry(pair).or_insert(start);
+                        }
                         self.act(to);
                     }
                     _ => {
@@ -507,6 +760,11 @@ impl World {
                     self.act(to);
                 }
             }
+            Happening::Tick { node, pair, boot } => {
+                if self.nodes[&node].boot == boot {
+                    self.tick(node, pair);
+                }
+            }
             Happening::Take { node, sub, boot } => {
                 if self.nodes[&node].boot == boot {
                     self.take(node, sub);
@@ -514,7 +772,9 @@ impl World {
             }
             Happening::Wake => {
                 for id in self.order.clone() {
-                    if self.nodes[&id].alive && self.nodes[&id].subscriptions.poll_timeout().is_some_and(|at| at <= now)
+                    if self.nodes[&id].alive
+                        && !self.frozen.contains_key(&id)
+                        && self.nodes[&id].subscriptions.poll_timeout().is_some_and(|at| at <= now)
                     {
                         self.node(&id).subscriptions.handle_timeout(now);
                         self.act(id);
@@ -524,50 +784,171 @@ impl World {
         }
     }
 
+    fn tick(&mut self, id: NodeId, pair: Pair) {
+        let (now, mesh, boot) = (self.instant(), self.mesh, self.nodes[&id].boot);
+        let node = self.node(&id);
+        let Some(producer) = node.producers.get_mut(&pair) else { return };
+        let due = producer.publisher.poll_tick().is_some_and(|at| at <= now);
+        let told = producer.publisher.take_tick(now);
+        let (incarnation, next) = (producer.publisher.incarnation(), producer.publisher.poll_tick());
+        if let Some((last_seq, last_hash)) = told {
+            let tick = Tick::sign(&TickParams {
+                mesh: &mesh,
+                channel: &ChannelHash(pair.channel),
+                signer: &node.keys,
+                last_seq,
+                last_hash,
+                incarnation,
+                unix_ms: 0,
+                visibility: Visibility::Global,
+                priority: Priority::Normal,
+                subnet: [0; 4],
+                cap: [0; 4],
+            });
+            self.publish_to(id, &pair, &tick.expect("a key in memory signs"), |_| true);
+        }
+        if let Some(at) = next.filter(|_| due) {
+            self.at(at - now, Happening::Tick { node: id, pair, boot });
+        }
+    }
+
     fn take(&mut self, id: NodeId, sub: u64) {
         let now = self.instant();
-        let Some(app) = self.node(&id).apps.get_mut(&sub) else { return };
+        let node = self.node(&id);
+        let Some(app) = node.apps.get_mut(&sub) else { return };
         if app.asleep {
             return;
         }
         let deliveries: Vec<Delivery> = app.queue.drain(..).collect();
         let mut cost = 0;
-        let (mut gaps, mut restarts, mut delivered) = (0, 0, 0);
+        let mut sums = Totals::default();
         for delivery in deliveries {
             cost += delivery.cost();
             match delivery {
-                Delivery::Batch { source, batch, skip, .. } => {
-                    let seen = app.seen.entry(source.pair).or_default();
+                Delivery::Batch { source, batch, skip, late, .. } => {
+                    let (pair, seal) = (source.pair, batch.open().seal());
+                    let seen = app.seen.entry(pair).or_default();
                     for event in batch.events().skip(usize::from(skip)) {
-                        seen.push(Seen::Event(event.seq(), event.payload().to_vec()));
-                        delivered += 1;
+                        let (seq, payload) = (event.seq(), event.payload().to_vec());
+                        let is_late = late.iter().any(|range| (range.from..range.to).contains(&seq));
+                        sums.late += u64::from(is_late);
+                        sums.delivered += 1;
+                        let item = if is_late { Seen::Late(seq, payload) } else { Seen::Event(seq, payload) };
+                        app.log.push((pair, item.clone()));
+                        seen.push(item);
+                    }
+                    if app.positions.next(&pair).is_none_or(|next| next < seal.next_seq()) {
+                        app.positions.set(pair, seal.next_seq());
+                    }
+                    if !seal.is_realtime() {
+                        let head = node.given.head(pair.channel, source.origin);
+                        head.begin(seal, seal.seq() + u64::from(skip));
+                        head.advance(seal.last_seq());
+                        let clock = node.clocks.entry(pair.channel).or_default().entry(pair).or_default();
+                        *clock = (*clock).max(seal.last_seq());
                     }
                 }
-                Delivery::Item(Item::Gap(gap)) => {
-                    gaps += 1;
-                    app.seen.entry(gap.source.pair).or_default().push(Seen::Gap(gap.range));
+                Delivery::Item(item) => {
+                    let (pair, seen) = match item {
+                        Item::Gap(gap) => {
+                            sums.gaps += 1;
+                            if gap.before.is_none() {
+                                app.positions.set(gap.source.pair, gap.range.to);
+                            }
+                            (gap.source.pair, Seen::Gap(gap.range))
+                        }
+                        Item::Restart(restart) => {
+                            sums.restarts += 1;
+                            app.positions.set(restart.source.pair, restart.incarnation);
+                            let (last_seen, incarnation) = (restart.last_seen, restart.incarnation);
+                            (restart.source.pair, Seen::Restart { last_seen, incarnation })
+                        }
+                        Item::Trimmed(trimmed) => {
+                            sums.trimmed += 1;
+                            app.positions.set(trimmed.source.pair, trimmed.first);
+                            let (asked, first) = (trimmed.asked, trimmed.first);
+                            (trimmed.source.pair, Seen::Trimmed { asked, first })
+                        }
+                        Item::Sealed(sealed) => (sealed.source.pair, Seen::Sealed(sealed.range)),
+                        Item::Equivocation(fork) => {
+                            (fork.source.pair, Seen::Equivocation { seq: fork.seq, proved: fork.proof.is_some() })
+                        }
+                        other => panic!("unexpected {other:?}"),
+                    };
+                    app.log.push((pair, seen.clone()));
+                    app.seen.entry(pair).or_default().push(seen);
                 }
-                Delivery::Item(Item::Restart(restart)) => {
-                    restarts += 1;
-                    let (last_seen, incarnation) = (restart.last_seen, restart.incarnation);
-                    let seen = app.seen.entry(restart.source.pair).or_default();
-                    seen.push(Seen::Restart { last_seen, incarnation });
-                }
-                Delivery::Item(Item::Equivocation(e)) => {
-                    app.seen.entry(e.source.pair).or_default().push(Seen::Equivocation(e.seq));
-                }
-                Delivery::Item(other) => panic!("unexpected {other:?}"),
             }
         }
-        self.totals.gaps += gaps;
-        self.totals.restarts += restarts;
-        self.totals.delivered += delivered;
+        self.totals.gaps += sums.gaps;
+        self.totals.restarts += sums.restarts;
+        self.totals.trimmed += sums.trimmed;
+        self.totals.late += sums.late;
+        self.totals.delivered += sums.delivered;
         self.node(&id).subscriptions.handle_taken(now, sub, cost);
         self.act(id);
     }
 
     pub fn seen(&self, node: usize, sub: u64, pair: &Pair) -> Vec<Seen> {
         self.nodes[&self.order[node]].apps[&sub].seen.get(pair).cloned().unwrap_or_default()
+    }
+
+    /// What the application was handed, of all origins: the number of the origin's node, and the item.
+    pub fn log(&self, node: usize, sub: u64) -> Vec<(usize, Seen)> {
+        let place = |pair: &Pair| self.order.iter().position(|n| *n.as_bytes() == pair.origin).expect("a node");
+        self.nodes[&self.order[node]].apps[&sub].log.iter().map(|(pair, seen)| (place(pair), seen.clone())).collect()
+    }
+
+    /// Payloads of the events that the application was handed, in order.
+    pub fn payloads(&self, node: usize, sub: u64) -> Vec<String> {
+        let payload = |(_, seen)| match seen {
+            Seen::Event(_, payload) | Seen::Late(_, payload) => Some(String::from_utf8(payload).expect("text")),
+            _ => None,
+        };
+        self.log(node, sub).into_iter().filter_map(payload).collect()
+    }
+
+    /// Batches and bytes that wait in a node's subscriptions.
+    pub fn held(&self, node: usize) -> (usize, usize) {
+        self.nodes[&self.order[node]].subscriptions.held()
+    }
+
+    /// Live frames from one node to another are lost from now on, or not any more; streams go on.
+    pub fn deafen(&mut self, from: usize, to: usize, deaf: bool) {
+        let link = (self.order[from], self.order[to]);
+        if deaf {
+            self.deaf.insert(link);
+        } else {
+            self.deaf.remove(&link);
+        }
+    }
+
+    /// A node's process stands still for a while; what comes meanwhile waits for it.
+    pub fn freeze(&mut self, node: usize, span: Duration) {
+        let id = self.order[node];
+        let until = self.now + span;
+        self.frozen.insert(id, until);
+        self.at(span, Happening::Wake);
+    }
+
+    /// A frame of anybody's making reaches a node.
+    pub fn inject(&mut self, to: usize, frame: Vec<u8>) {
+        let (to, boot) = (self.order[to], self.nodes[&self.order[to]].boot);
+        self.at(Duration::from_micros(LATENCY_US), Happening::Frame { to, boot, frame: frame.into() });
+    }
+
+    pub fn keys(&self, node: usize) -> NodeKeys {
+        self.nodes[&self.order[node]].keys.clone()
+    }
+
+    pub fn publisher(&self, node: usize, channel: &str) -> &Publisher {
+        &self.nodes[&self.order[node]].producers[&self.pair(node, channel)].publisher
+    }
+
+    /// The last event that a node's application was handed, of this origin, as a cause.
+    pub fn cause(&self, origin: usize, seq: u64) -> Parent {
+        let origin = EntityId::from_bytes(*self.order[origin].as_bytes());
+        Parent { origin: origin.short(), seq, hash: [0; 8] }
     }
 
     pub fn counters(&self, node: usize) -> net_channel::core::Counters {
@@ -584,44 +965,36 @@ impl World {
     }
 }
 
-/// What one origin's events must look like to a subscriber that was there from the first: every published event once
-/// and in order, and what is missing named by a gap or a restart.
-pub fn check_complete(published: &BTreeMap<u64, Vec<u8>>, seen: &[Seen]) -> Result<(), String> {
-    let mut next = None;
-    let mut missing: BTreeSet<u64> = published.keys().copied().collect();
-    for item in seen {
-        match item {
-            Seen::Event(seq, payload) => {
-                if next.is_some_and(|next| *seq < next) {
-                    return Err(format!("{seq} came after {next:?}"));
-                }
-                next = Some(seq + 1);
-                match published.get(seq) {
-                    Some(expected) if expected == payload => {}
-                    _ => return Err(format!("{seq} was never published like this")),
-                }
-                if !missing.remove(seq) {
-                    return Err(format!("{seq} came twice"));
-                }
-            }
-            Seen::Gap(range) => {
-                let named: Vec<u64> = missing.range(range.from..range.to).copied().collect();
-                named.iter().for_each(|seq| {
-                    missing.remove(seq);
-                });
-            }
-            Seen::Restart { last_seen, incarnation } => {
-                let named: Vec<u64> = missing.range(last_seen + 1..*incarnation).copied().collect();
-                named.iter().for_each(|seq| {
-                    missing.remove(seq);
-                });
-            }
-            Seen::Equivocation(seq) => return Err(format!("equivocation at {seq}")),
-        }
+/// What the world can say about one node's subscriptions.
+struct FactsOf<'a> {
+    world: &'a World,
+    node: NodeId,
+}
+
+impl Facts for FactsOf<'_> {
+    fn knows(&self, pair: &Pair) -> bool {
+        self.world.nodes[&self.node].known.contains(pair)
     }
-    if missing.is_empty() {
-        Ok(())
-    } else {
-        Err(format!("{} events missing and not named, first {:?}", missing.len(), missing.first()))
+
+    fn start(&self, pair: &Pair) -> Option<u64> {
+        self.world.nodes[&self.node].starts.get(pair).copied()
+    }
+
+    fn has(&self, pair: &Pair, range: SeqRange) -> bool {
+        let owner = &self.world.nodes[&NodeId::from_bytes(pair.origin)];
+        owner.producers.get(pair).is_some_and(|producer| producer.publisher.has(range))
+    }
+
+    fn reachable(&self, pair: &Pair) -> Duration {
+        let (a, b) = (self.node, NodeId::from_bytes(pair.origin));
+        let begin = self.world.now.saturating_sub(Duration::from_secs(5));
+        let (mut longest, mut since) = (Duration::ZERO, begin);
+        for (from, to) in self.world.apart.get(&(a.min(b), a.max(b))).into_iter().flatten() {
+            if *from > since {
+                longest = longest.max(*from - since);
+            }
+            since = since.max(to.unwrap_or(self.world.now));
+        }
+        longest.max(self.world.now.saturating_sub(since))
     }
 }

@@ -8,7 +8,7 @@ use net::channel::Pattern;
 use crate::access::Access;
 use crate::cli::Global;
 use crate::command::{look_around, unexpected};
-use crate::control::protocol::{Reply, Request};
+use crate::control::protocol::{Reply, Request, Takers};
 use crate::failure::Failure;
 use crate::output::{Look, To};
 
@@ -41,7 +41,8 @@ impl Channels {
         for row in &rows {
             let name = output.paint(To::Out, Look::Name, format!("{:<width$}", row.channel));
             let entity = if row.entity == row.origin { String::new() } else { format!("  for {}", row.entity) };
-            output.line(format!("{name}  {}{entity}", row.origin))?;
+            let takers = row.takers.as_ref().map_or_else(String::new, takers);
+            output.line(format!("{name}  {}{entity}{takers}", row.origin))?;
         }
         if rows.is_empty() {
             output.note(format!("nothing that matches is produced now: `{} pub CHANNEL TEXT` publishes", global.net()));
@@ -52,4 +53,16 @@ impl Channels {
 
 fn matches(pattern: &Pattern, channel: &str) -> bool {
     channel.parse().is_ok_and(|name| pattern.matches(&name))
+}
+
+/// Who takes a channel of this node, and whether somebody is behind.
+fn takers(takers: &Takers) -> String {
+    let subscribers = match takers.subscribers {
+        1 => "1 subscriber".to_owned(),
+        n => format!("{n} subscribers"),
+    };
+    match takers.lag_max {
+        0 => format!("  {subscribers}"),
+        lag => format!("  {subscribers}, the slowest lacks {lag} events"),
+    }
 }

@@ -82,6 +82,10 @@ impl Doctor {
         });
         findings.push(clock());
         findings.push(links(global, dir.as_ref(), running.as_ref()));
+        if let Some(status) = &running {
+            findings.push(drops(status));
+            findings.push(lag(status));
+        }
         let well = findings.iter().all(|f| f.verdict != Verdict::Bad);
         for finding in &findings {
             if output.json() {
@@ -259,4 +263,38 @@ fn links(global: &Global, dir: Option<&StateDir>, running: Option<&Status>) -> F
             )
         }
     }
+}
+
+/// Counters of this many causes are told; the metrics have them all.
+const CAUSES_SHOWN: usize = 4;
+
+/// What was lost, refused or dropped since the node was started: the most frequent first.
+fn drops(status: &Status) -> Finding {
+    const CHECK: &str = "drops";
+    let is_drop = |name: &str| {
+        ["_dropped_", "_skipped_", "_refused", "_unverified", "_malformed", "_delayed"]
+            .iter()
+            .any(|part| name.contains(part))
+            || matches!(name, "gaps" | "equivocations" | "protocol_violations")
+    };
+    let mut drops: Vec<_> = status.counters.iter().filter(|(name, _)| is_drop(name)).collect();
+    drops.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
+    if drops.is_empty() {
+        return good(CHECK, "nothing was lost, refused or dropped");
+    }
+    let shown: Vec<String> =
+        drops.iter().take(CAUSES_SHOWN).map(|(name, n)| format!("{n} {}", name.replace('_', " "))).collect();
+    let more = drops.len().saturating_sub(CAUSES_SHOWN);
+    let more = if more > 0 { format!(", and {more} causes more") } else { String::new() };
+    let next = "`net up --metrics 9464` shows whether they grow; single ones are usual when nodes come and go";
+    note(CHECK, format!("{}{more}", shown.join(", ")), next)
+}
+
+fn lag(status: &Status) -> Finding {
+    const CHECK: &str = "lag";
+    let Some((pattern, events)) = status.behind.iter().max_by_key(|(_, events)| *events) else {
+        return good(CHECK, "every subscription here has what is known to exist");
+    };
+    let says = format!("{} subscriptions are behind, {pattern} by {events} events", status.behind.len());
+    note(CHECK, says, "look again: a number that grows means that events are read more slowly than they are published")
 }

@@ -50,11 +50,11 @@ impl Input {
             Self::One(text) => Ok(text.take().map(|text| (1, text))),
             Self::Lines { reader, number, line } => loop {
                 let room = (LINE_LEN_MAX + 2).saturating_sub(line.len());
-                reader
-                    .take(room as u64)
-                    .read_until(b'\n', line)
-                    .await
-                    .map_err(|error| Failure::new(format!("line {} cannot be read: {error}", *number + 1)))?;
+                reader.take(room as u64).read_until(b'\n', line).await.map_err(|error| {
+                    Failure::new(format!("line {} cannot be read: {error}", *number + 1)).next(
+                        "net pub CHANNEL @FILE publishes the lines of a file, net pub CHANNEL - those of its input",
+                    )
+                })?;
                 if line.is_empty() {
                     return Ok(None);
                 }

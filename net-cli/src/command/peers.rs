@@ -7,7 +7,7 @@ use clap::Args;
 use crate::access::Access;
 use crate::cli::Global;
 use crate::command::{look_around, unexpected};
-use crate::control::protocol::{Reply, Request};
+use crate::control::protocol::{PeerRow, Reply, Request};
 use crate::failure::Failure;
 use crate::output::{Look, To};
 
@@ -35,7 +35,8 @@ impl Peers {
             let address = row.address.map_or_else(|| "-".to_owned(), |address| address.to_string());
             let state = match row.rtt_us {
                 Some(us) if row.linked => {
-                    output.paint(To::Out, Look::Good, format!("linked, RTT {}.{:03} ms", us / 1000, us % 1000))
+                    let linked = format!("linked, RTT {}.{:03} ms", us / 1000, us % 1000);
+                    output.paint(To::Out, Look::Good, linked) + &burden(row)
                 }
                 _ => {
                     let why = row.says.as_ref().map_or(String::new(), |says| format!(": {says}"));
@@ -50,4 +51,16 @@ impl Peers {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// What waits to be sent there and what was dropped, if anything.
+fn burden(row: &PeerRow) -> String {
+    let mut burden = String::new();
+    if row.queued_bytes > 0 {
+        burden.push_str(&format!(", {} KiB waiting", row.queued_bytes.div_ceil(1024)));
+    }
+    if row.frames_dropped > 0 {
+        burden.push_str(&format!(", {} of its frames dropped", row.frames_dropped));
+    }
+    burden
 }

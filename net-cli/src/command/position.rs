@@ -1,15 +1,11 @@
 //! How far a subscription has come, so that it can go on over another node, or tomorrow.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions, TryLockError};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use net::Cursor;
-use net::channel::ChannelName;
+use net::channel::{ChannelName, CursorFile};
 use net::identity::EntityId;
-use net::identity::secret_file::{self, SecretFileError};
 use net::state::StateDir;
 use net::transport::{MeshId, Pair};
 use tokio::time::Instant;
@@ -65,10 +61,15 @@ impl Position {
     /// Moves behind an item; says whether it is for this subscription.
     pub(crate) fn pass(&mut self, item: &ItemRow) -> bool {
         let (channel, origin, next, time_ms) = match item {
+            ItemRow::Event(e) if e.late => return true,
             ItemRow::Event(e) => (&e.channel, &e.origin, e.seq.saturating_add(1), e.time_ms),
-            ItemRow::Gap { channel, origin, to, .. } => (channel, origin, *to, u64::MAX),
+            // Causes that an event is delivered without may still come.
+            ItemRow::Gap { before: Some(_), .. } | ItemRow::Equivocation { .. } => return true,
+            ItemRow::Gap { channel, origin, to, .. } | ItemRow::Sealed { channel, origin, to, .. } => {
+                (channel, origin, *to, u64::MAX)
+            }
+            ItemRow::Trimmed { channel, origin, first, .. } => (channel, origin, *first, u64::MAX),
             ItemRow::Restart { channel, origin, incarnation, .. } => (channel, origin, *incarnation, u64::MAX),
-            ItemRow::Equivocation { .. } => return true,
         };
         let Some(pair) = self.pair(channel, origin) else { return true };
         self.cursor.set(pair, next);
@@ -90,12 +91,10 @@ impl Position {
     }
 }
 
-/// A position that is kept in the state directory under a name.
+/// A position that is kept in the state directory under a name: of what has been printed.
 pub(crate) struct Bookmark {
-    path: PathBuf,
-    saved: Cursor,
-    saved_at: Instant,
-    _lock: File,
+    file: CursorFile,
+    looked_at: Instant,
 }
 
 /// How often a position that moves is written.
@@ -104,47 +103,23 @@ const SAVE_EVERY: Duration = Duration::from_millis(250);
 impl Bookmark {
     /// Opens the bookmark of this name, and what it holds.
     pub(crate) fn open(dir: &StateDir, name: &str) -> Result<(Self, Option<Cursor>), Failure> {
-        let path = dir.file(&format!("cursor-{name}"));
-        let cannot = |error: std::io::Error| Failure::new(format!("cannot open {}: {error}", path.display()));
-        let lock_path = dir.file(&format!("cursor-{name}.lock"));
-        let mut options = OpenOptions::new();
-        let lock = options.write(true).create(true).truncate(false).mode(0o600).open(lock_path).map_err(cannot)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let message = format!("another `net sub --resume {name}` runs on this directory");
-                return Err(Failure::new(message).next("wait until it ends, or choose another name"));
-            }
-            Err(TryLockError::Error(error)) => return Err(cannot(error)),
-        }
-        let cursor = match secret_file::read(&path) {
-            Ok(bytes) => {
-                let text = String::from_utf8_lossy(&bytes);
-                let damaged = || {
-                    Failure::new(format!("{} is damaged", path.display()))
-                        .next(format!("`rm {}`, and say with --from where to begin", path.display()))
-                };
-                Some(text.trim().parse::<Cursor>().map_err(|_| damaged())?)
-            }
-            Err(SecretFileError::Missing(_)) => None,
-            Err(error) => return Err(net::state::StateError::from(error).into()),
-        };
-        let saved = cursor.clone().unwrap_or_default();
-        Ok((Self { path, saved, saved_at: Instant::now(), _lock: lock }, cursor))
+        let file = CursorFile::open(dir.path(), name)?;
+        let cursor = file.saved().cloned();
+        Ok((Self { file, looked_at: Instant::now() }, cursor))
     }
 
     /// When the position has to be written next, if it has moved.
     pub(crate) fn due(&self, cursor: &Cursor) -> Option<Instant> {
-        (self.saved != *cursor).then(|| self.saved_at + SAVE_EVERY)
+        let is_saved = self.file.saved().map_or_else(|| cursor.is_empty(), |saved| saved == cursor);
+        (!is_saved).then(|| self.looked_at + SAVE_EVERY)
     }
 
     /// Writes the position: what was printed before is not printed again.
     pub(crate) fn save(&mut self, cursor: &Cursor) -> Result<(), Failure> {
-        if self.saved != *cursor {
-            secret_file::replace(&self.path, format!("{cursor}\n").as_bytes()).map_err(net::state::StateError::from)?;
-            self.saved = cursor.clone();
+        if self.due(cursor).is_some() {
+            self.file.save(cursor)?;
         }
-        self.saved_at = Instant::now();
+        self.looked_at = Instant::now();
         Ok(())
     }
 }

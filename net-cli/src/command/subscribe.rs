@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
 
 use clap::Args;
-use net::channel::Pattern;
+use net::channel::{CursorFile, Filter, Pattern};
 use net::state::StateDir;
 use net::transport::MeshId;
 use tokio::time::Instant;
@@ -26,7 +26,7 @@ use crate::start::{Start, TIME_MS_MAX};
 /// `*` stands for one segment of a channel's name, `**` for any number. The shell must not see them: quote the pattern.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  net sub 'quakes/*'\n  net sub '**' --from earliest --json\n  net sub 'quakes/ak' --from last:10 --count 10\n  net sub 'orders/**' --resume billing"
+    after_help = "Examples:\n  net sub 'quakes/*'\n  net sub '**' --from earliest --json\n  net sub 'quakes/*' --filter 'mag >= 4.5 || place.contains(\"Alaska\")'\n  net sub 'quakes/ak' --from last:10 --count 10\n  net sub 'orders/**' --resume billing"
 )]
 pub(crate) struct Subscribe {
     /// The channels, for example 'quakes/*'
@@ -34,6 +34,9 @@ pub(crate) struct Subscribe {
     /// Where to begin: earliest, live, last:N, since:15m, since:2026-01-31T12:00:00Z, cursor:…
     #[arg(long, value_name = "WHERE", default_value = "live")]
     from: Start,
+    /// Print only the events that match, in CEL: 'mag > 4', 'key == "ak" && size < 1000', 'body.at.lat > 60'
+    #[arg(long, value_name = "CEL")]
+    filter: Option<String>,
     /// End after so many events
     #[arg(long, value_name = "EVENTS")]
     count: Option<NonZeroU64>,
@@ -59,12 +62,16 @@ struct Printer<'a> {
     bookmark: Option<Bookmark>,
     left: Option<u64>,
     pattern: &'a str,
+    filter: Option<&'a str>,
 }
 
 impl Subscribe {
     pub(crate) async fn run(self, global: &Global) -> Result<ExitCode, Failure> {
         let output = global.output();
         parse_pattern(&self.pattern)?;
+        if let Some(filter) = &self.filter {
+            Filter::parse(filter)?;
+        }
         let options = global.node()?;
         let mut access = Access::attach(&options).await?;
         let result = self.print(&options, output, &mut access).await;
@@ -84,7 +91,8 @@ impl Subscribe {
         let start = resumed.map_or_else(|| self.from.clone(), Start::Cursor);
         let position = Position::new(mesh_of(&dir)?, start);
         let left = self.count.map(NonZeroU64::get);
-        let mut printer = Printer { output, position, bookmark, left, pattern: &self.pattern };
+        let mut printer =
+            Printer { output, position, bookmark, left, pattern: &self.pattern, filter: self.filter.as_deref() };
         let mut start = printer.position.start();
         let mut stop = std::pin::pin!(interrupted());
         loop {
@@ -115,7 +123,8 @@ impl Printer<'_> {
         mut stop: std::pin::Pin<&mut impl Future<Output = ()>>,
     ) -> Result<End, Failure> {
         let said = format!("subscribed to {} from {start}", self.pattern);
-        let request = Request::Subscribe { pattern: self.pattern.to_owned(), start };
+        let request =
+            Request::Subscribe { pattern: self.pattern.to_owned(), start, filter: self.filter.map(str::to_owned) };
         let Some(mut connection) = access.open(request).await else { return Ok(End::NodeGone) };
         loop {
             let due = self.bookmark.as_ref().and_then(|bookmark| bookmark.due(self.position.cursor()));
@@ -167,9 +176,17 @@ impl Printer<'_> {
         let output = &self.output;
         match item {
             ItemRow::Event(event) => return output.line(line(output, event)),
-            ItemRow::Gap { channel, origin, from, to } => {
+            ItemRow::Gap { channel, origin, from, to, why, .. } => {
                 let lost = to.saturating_sub(*from);
-                output.warn(format_args!("{channel}: {lost} events of {origin} cannot be had"));
+                output.warn(format_args!("{channel}: {lost} events of {origin} {why}"));
+            }
+            ItemRow::Sealed { channel, origin, from, to, why } => {
+                let sealed = to.saturating_sub(*from);
+                output.warn(format_args!("{channel}: {sealed} events of {origin} cannot be read: {why}"));
+            }
+            ItemRow::Trimmed { channel, origin, asked, first } => {
+                output
+                    .warn(format_args!("{channel}: {origin} keeps its events from {first} on, {asked} was asked for"));
             }
             ItemRow::Restart { channel, origin, .. } => {
                 output.note(format_args!("{channel}: {origin} was started again; what lay between may be lost"));
@@ -235,10 +252,7 @@ fn mesh_of(dir: &StateDir) -> Result<MeshId, Failure> {
 }
 
 fn bookmark_name(text: &str) -> Result<String, String> {
-    let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-');
-    if text.is_empty() || text.len() > 64 || !text.bytes().all(good) {
-        return Err("a name has 1 to 64 of a-z A-Z 0-9 _ -, for example `--resume billing`".to_owned());
-    }
+    CursorFile::check_name(text).map_err(|error| format!("{error}, for example `--resume billing`"))?;
     Ok(text.to_owned())
 }
 

@@ -1,5 +1,6 @@
 //! `net up`: the node of a directory, in the foreground.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 
 use clap::Args;
@@ -10,6 +11,7 @@ use crate::command::{ticket, unexpected};
 use crate::control::protocol::{Reply, Request, Status};
 use crate::failure::Failure;
 use crate::host::interrupted;
+use crate::http::MetricsServer;
 use crate::output::{Look, Output, To};
 
 /// Run this directory's node in the foreground
@@ -17,11 +19,21 @@ use crate::output::{Look, Output, To};
 /// It stays until Ctrl-C or SIGTERM, and drains then. When another command is the node already, it stands by and takes
 /// over when that ends.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  net up\n  net up --listen 0.0.0.0:4711\n  net --dir /tmp/b up --join net1…")]
+#[command(
+    after_help = "Examples:\n  net up\n  net up --listen 0.0.0.0:4711\n  net --dir /tmp/b up --join net1…\n  net up --metrics 9464"
+)]
 pub(crate) struct Up {
     /// Join the mesh of this ticket first (`-` reads it from the standard input, `@FILE` from a file)
     #[arg(long, value_name = "TICKET")]
     join: Option<String>,
+    /// Serve figures in the format of OpenMetrics at http://ADDRESS/metrics; a port alone is one of this machine
+    #[arg(long, value_name = "ADDRESS", value_parser = metrics_address)]
+    metrics: Option<SocketAddr>,
+}
+
+fn metrics_address(text: &str) -> Result<SocketAddr, String> {
+    let port = text.parse().map(|port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    port.or_else(|_| text.parse()).map_err(|_| "neither a port nor an address, try `--metrics 9464`".to_owned())
 }
 
 impl Up {
@@ -30,6 +42,10 @@ impl Up {
         let mut options = global.node()?;
         let ticket = self.join.as_deref().map(ticket::read).transpose()?;
         options.ticket = ticket.clone();
+        let mut metrics = match self.metrics {
+            Some(address) => Some(listen(&output, address).await?),
+            None => None,
+        };
         let mut stop = std::pin::pin!(interrupted());
         loop {
             let access = tokio::select! {
@@ -58,9 +74,36 @@ impl Up {
                     access.close().await;
                     return Ok(ExitCode::SUCCESS);
                 }
+                () = serve(&mut metrics, &access) => {}
                 _ = connection.next() => {}
             }
             output.note(format!("process {} has ended: taking over", status.pid));
+        }
+    }
+}
+
+async fn listen(output: &Output, address: SocketAddr) -> Result<MetricsServer, Failure> {
+    let server = MetricsServer::bind(address).await.map_err(|error| {
+        Failure::new(format!("cannot serve metrics at {address}: {error}"))
+            .next("another port: `net up --metrics 9465`")
+    })?;
+    let address = server.address();
+    output.note(format_args!("metrics at http://{address}/metrics"));
+    if !address.ip().is_loopback() {
+        output.warn("whoever reaches that address can read the names of channels and nodes");
+    }
+    Ok(server)
+}
+
+/// Gives the page to whoever wants it, as long as the node is there.
+async fn serve(metrics: &mut Option<MetricsServer>, access: &Access) {
+    let Some(server) = metrics else { return std::future::pending().await };
+    loop {
+        let scrape = server.next().await;
+        let Some(mut connection) = access.open(Request::Metrics).await else { return std::future::pending().await };
+        if let Ok(Some(Reply::Metrics(text))) = connection.next().await {
+            // Whoever asked may have gone.
+            let _ = scrape.send(text);
         }
     }
 }

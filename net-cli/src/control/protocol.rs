@@ -30,6 +30,8 @@ pub(crate) enum Request {
     Ticket,
     Peers,
     Channels,
+    /// The node's figures as OpenMetrics.
+    Metrics,
     /// Remember and dial the peers of a ticket of this mesh.
     Join {
         ticket: String,
@@ -38,6 +40,8 @@ pub(crate) enum Request {
     Subscribe {
         pattern: String,
         start: Start,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        filter: Option<String>,
     },
     /// Followed by [`Feed`]s.
     Publish,
@@ -73,6 +77,7 @@ pub(crate) enum Reply {
     Ticket(String),
     Peers(Vec<PeerRow>),
     Channels(Vec<ChannelRow>),
+    Metrics(String),
     /// So many peers are dialled.
     Joined {
         peers: usize,
@@ -105,8 +110,11 @@ pub(crate) struct Status {
     pub(crate) mdns: bool,
     pub(crate) uptime_ms: u64,
     pub(crate) notes: Vec<String>,
-    /// Everything that was dropped or refused, by cause; zeros are left out.
+    /// Everything that was done, dropped or refused, by cause; zeros are left out.
     pub(crate) counters: Vec<(String, u64)>,
+    /// Subscriptions that have not been handed everything that is known to exist, and how many events they lack.
+    #[serde(default)]
+    pub(crate) behind: Vec<(String, u64)>,
 }
 
 /// A link.
@@ -116,6 +124,12 @@ pub(crate) struct PeerRow {
     pub(crate) address: Option<SocketAddr>,
     pub(crate) rtt_us: Option<u64>,
     pub(crate) linked: bool,
+    /// Bytes that wait to be sent there.
+    #[serde(default)]
+    pub(crate) queued_bytes: u64,
+    /// Frames from there that were dropped.
+    #[serde(default)]
+    pub(crate) frames_dropped: u64,
     /// Why it is not linked, if that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) says: Option<String>,
@@ -128,6 +142,18 @@ pub(crate) struct ChannelRow {
     pub(crate) origin: String,
     pub(crate) entity: String,
     pub(crate) node: String,
+    /// If this node produces it: who takes it, and how far they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) takers: Option<Takers>,
+}
+
+/// Who takes a channel of this node.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct Takers {
+    /// Nodes that are subscribed.
+    pub(crate) subscribers: usize,
+    /// Events that the slowest of them has not been handed.
+    pub(crate) lag_max: u64,
 }
 
 /// Who has what was published.
@@ -148,12 +174,31 @@ pub(crate) struct Delivered {
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(crate) enum ItemRow {
     Event(EventRow),
-    /// Events `from..to` of the origin exist and cannot be had.
+    /// Events `from..to` of the origin are not waited for any longer.
     Gap {
         channel: String,
         origin: String,
         from: u64,
         to: u64,
+        why: String,
+        /// The event that comes next without these, its causes: origin and seq.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        before: Option<String>,
+    },
+    /// Events `from..to` of the origin are there and cannot be read here.
+    Sealed {
+        channel: String,
+        origin: String,
+        from: u64,
+        to: u64,
+        why: String,
+    },
+    /// The position asked for is older than what the origin keeps.
+    Trimmed {
+        channel: String,
+        origin: String,
+        asked: u64,
+        first: u64,
     },
     /// The origin's producer was started again.
     Restart {
@@ -178,6 +223,9 @@ pub(crate) struct EventRow {
     pub(crate) entity: String,
     pub(crate) seq: u64,
     pub(crate) time_ms: u64,
+    /// It came after a gap had named it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) late: bool,
     #[serde(flatten)]
     pub(crate) payload: Blob,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -255,7 +303,17 @@ impl ItemRow {
             Item::Event(event) => Self::Event(EventRow::of(event)),
             Item::Gap(gap) => {
                 let (channel, origin) = names(&gap.source);
-                Self::Gap { channel, origin, from: gap.range.from, to: gap.range.to }
+                let (from, to, why) = (gap.range.from, gap.range.to, gap.why.to_string());
+                Self::Gap { channel, origin, from, to, why, before: gap.before.map(|dot| dot.to_string()) }
+            }
+            Item::Sealed(sealed) => {
+                let (channel, origin) = names(&sealed.source);
+                let (from, to, why) = (sealed.range.from, sealed.range.to, sealed.why.to_string());
+                Self::Sealed { channel, origin, from, to, why }
+            }
+            Item::Trimmed(trimmed) => {
+                let (channel, origin) = names(&trimmed.source);
+                Self::Trimmed { channel, origin, asked: trimmed.asked, first: trimmed.first }
             }
             Item::Restart(restart) => {
                 let (channel, origin) = names(&restart.source);
@@ -279,6 +337,7 @@ impl EventRow {
             entity: event.entity().to_string(),
             seq: event.seq(),
             time_ms: event.time().unix_ms(),
+            late: event.late(),
             payload: Blob::new(event.payload()),
             key: event.key().map(Blob::new),
             headers: event.headers().iter().map(header).collect(),
@@ -298,6 +357,7 @@ impl From<ChannelInfo> for ChannelRow {
             origin: info.origin.to_string(),
             entity: info.entity.to_string(),
             node: info.node.to_string(),
+            takers: None,
         }
     }
 }

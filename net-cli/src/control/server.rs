@@ -5,16 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use net::Node;
+use net::channel::{SubscribeBuilder, SubscribeError};
 use net::transport::{PeerInfo, PeerState, Ticket};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::control::lines::{LineReader, LineWriter};
-use crate::control::protocol::{ItemRow, Opening, PeerRow, Reply, Request, Status, VERSION};
+use crate::control::protocol::{ChannelRow, ItemRow, Opening, PeerRow, Reply, Request, Status, Takers, VERSION};
 use crate::control::publish;
 use crate::failure::{Failure, chain};
-use crate::start::Start;
 
 /// The node that is served, and what its commands want to know of it.
 #[derive(Debug)]
@@ -96,15 +96,20 @@ async fn answer<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
         Request::Ticket => writer.send(&Reply::Ticket(node.ticket().to_string())).await?,
         Request::Peers => writer.send(&Reply::Peers(peers(node))).await?,
         Request::Channels => {
-            let mut rows: Vec<_> = node.channels().await.into_iter().map(Into::into).collect();
-            rows.sort_unstable();
-            writer.send(&Reply::Channels(rows)).await?;
+            writer.send(&Reply::Channels(channels(node).await)).await?;
         }
+        Request::Metrics => writer.send(&Reply::Metrics(node.metrics().await.to_openmetrics())).await?,
         Request::Join { ticket } => {
             let peers = join(node, &ticket)?;
             writer.send(&Reply::Joined { peers }).await?;
         }
-        Request::Subscribe { pattern, start } => subscribe(node, &pattern, start, reader, writer, cancel).await?,
+        Request::Subscribe { pattern, start, filter } => {
+            let mut wanted = node.subscribe(&pattern).from(start.into_from());
+            if let Some(filter) = filter {
+                wanted = wanted.filter(&filter);
+            }
+            subscribe(wanted, reader, writer, cancel).await?;
+        }
         Request::Publish => publish::serve(served, reader, writer, cancel).await?,
     }
     Ok(())
@@ -116,29 +121,27 @@ async fn ended<R: AsyncRead + Unpin>(reader: &mut LineReader<R>, cancel: &Cancel
     cancel.run_until_cancelled(reader.next::<serde::de::IgnoredAny>()).await;
 }
 
+async fn channels(node: &Node) -> Vec<ChannelRow> {
+    let mut rows: Vec<ChannelRow> = node.channels().await.into_iter().map(Into::into).collect();
+    rows.sort_unstable();
+    let (origin, producers) = (node.bus().origin().to_string(), node.metrics().await.channel.producers);
+    for row in rows.iter_mut().filter(|row| row.origin == origin) {
+        // They are in order of their name.
+        let producer = producers.binary_search_by(|producer| producer.channel.as_str().cmp(&row.channel));
+        row.takers =
+            producer.ok().map(|at| Takers { subscribers: producers[at].subscribers, lag_max: producers[at].lag_max });
+    }
+    rows
+}
+
 async fn status(served: &Served) -> Status {
     let node = &served.node;
     let endpoint = node.endpoint();
     let bus = node.bus();
     let mut counters: Vec<(String, u64)> =
         endpoint.metrics().iter().into_iter().map(|(name, n)| (name.to_owned(), n)).collect();
-    let seen = bus.counters().await;
-    counters.extend(
-        [
-            ("batches_delivered", seen.batches),
-            ("events_delivered", seen.events),
-            ("batches_duplicate", seen.duplicates),
-            ("batches_malformed", seen.malformed),
-            ("batches_unverified", seen.unverified),
-            ("batches_forked", seen.forked),
-            ("batches_unopened", seen.unopened),
-            ("grants_refused", seen.grants_refused),
-            ("fetches", seen.fetches),
-            ("gaps", seen.gaps),
-            ("restarts", seen.restarts),
-        ]
-        .map(|(name, n)| (name.to_owned(), n)),
-    );
+    let metrics = bus.metrics().await;
+    counters.extend(metrics.counters_by_name().into_iter().map(|(name, n)| (name.to_owned(), n)));
     counters.retain(|(_, n)| *n > 0);
     Status {
         node: node.id().to_string(),
@@ -152,6 +155,12 @@ async fn status(served: &Served) -> Status {
         uptime_ms: u64::try_from(served.started.elapsed().as_millis()).unwrap_or(u64::MAX),
         notes: node.notes().iter().map(ToString::to_string).collect(),
         counters,
+        behind: metrics
+            .subscriptions
+            .iter()
+            .map(|subscription| (subscription.pattern.clone(), subscription.lag_total()))
+            .filter(|(_, lag)| *lag > 0)
+            .collect(),
     }
 }
 
@@ -163,11 +172,13 @@ pub(crate) fn linked(node: &Node) -> usize {
 fn peers(node: &Node) -> Vec<PeerRow> {
     let known = node.endpoint().known_peers();
     let row = |peer: PeerInfo| match peer.state {
-        PeerState::Linked { address, rtt, .. } => PeerRow {
+        PeerState::Linked { address, rtt, queued_bytes, frames_dropped, .. } => PeerRow {
             node: peer.node.to_string(),
             address: Some(address),
             rtt_us: Some(u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
             linked: true,
+            queued_bytes: queued_bytes as u64,
+            frames_dropped,
             says: None,
         },
         PeerState::Dialing { failures, last_error, .. } => PeerRow {
@@ -175,9 +186,19 @@ fn peers(node: &Node) -> Vec<PeerRow> {
             address: known.iter().find(|k| k.node() == peer.node).and_then(|k| k.addresses.first().copied()),
             rtt_us: None,
             linked: false,
+            queued_bytes: 0,
+            frames_dropped: 0,
             says: last_error.map(|error| format!("{failures} dials failed, the last one: {error}")),
         },
-        _ => PeerRow { node: peer.node.to_string(), address: None, rtt_us: None, linked: false, says: None },
+        _ => PeerRow {
+            node: peer.node.to_string(),
+            address: None,
+            rtt_us: None,
+            linked: false,
+            queued_bytes: 0,
+            frames_dropped: 0,
+            says: None,
+        },
     };
     node.peers().into_iter().map(row).collect()
 }
@@ -198,15 +219,15 @@ fn join(node: &Node, ticket: &str) -> Result<usize, Failure> {
 }
 
 async fn subscribe<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
-    node: &Node,
-    pattern: &str,
-    start: Start,
+    wanted: SubscribeBuilder,
     reader: &mut LineReader<R>,
     writer: &mut LineWriter<W>,
     cancel: &CancellationToken,
 ) -> Result<(), Stop> {
-    let subscription = node.subscribe(pattern).from(start.into_from()).await;
-    let mut subscription = subscription.map_err(|error| Failure::usage(chain(&error)))?;
+    let mut subscription = wanted.await.map_err(|error| match error {
+        SubscribeError::Filter(error) => error.into(),
+        error => Failure::usage(chain(&error)),
+    })?;
     writer.send(&Reply::Subscribed).await?;
     let deliver = async {
         while let Some(item) = subscription.next().await {

@@ -108,7 +108,7 @@ fn secrets_stay_out_of_what_is_printed() {
     let node = place.node("a");
     let mut command = node.command(&["up"]);
     command.env("NET_LOG", "trace");
-    let mut up = crate::harness::Running::spawn(command, &["up"]);
+    let mut up = crate::harness::Running::spawn(command);
     up.wait_for("is up");
     let ticket = node.ticket();
     node.run(&["pub", "a", "x"]).ok();

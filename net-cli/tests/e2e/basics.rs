@@ -294,7 +294,7 @@ fn default_directory_is_private_and_below_the_platforms() {
     let node = place.node("unused");
     let mut command = node.command(&["id"]);
     command.env_remove("NET_DIR");
-    let ended = Running::spawn(command, &["id"]).end();
+    let ended = Running::spawn(command).end();
     assert_eq!(ended.code, Some(0), "{ended:?}");
     let dir = place.path().join("net/default");
     let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&dir).expect("it was made"));

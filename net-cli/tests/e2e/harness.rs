@@ -39,6 +39,8 @@ pub(crate) struct Node {
 /// What a command that has ended has said.
 #[derive(Debug)]
 pub(crate) struct Ended {
+    /// As it was typed.
+    pub(crate) what: String,
     pub(crate) code: Option<i32>,
     pub(crate) out: String,
     pub(crate) err: String,
@@ -71,19 +73,19 @@ impl Node {
 
     /// Runs it to its end.
     pub(crate) fn run(&self, args: &[&str]) -> Ended {
-        Running::spawn(self.command(args), args).end()
+        Running::spawn(self.command(args)).end()
     }
 
     /// Starts it.
     pub(crate) fn start(&self, args: &[&str]) -> Running {
-        Running::spawn(self.command(args), args)
+        Running::spawn(self.command(args))
     }
 
     /// Starts it with an input to write to.
     pub(crate) fn start_fed(&self, args: &[&str]) -> Running {
         let mut command = self.command(args);
         command.stdin(Stdio::piped());
-        Running::spawn(command, args)
+        Running::spawn(command)
     }
 
     /// Starts `net sub` and waits until it has subscribed.
@@ -117,6 +119,21 @@ impl Node {
     }
 }
 
+/// A command as one would type it. Tickets are secrets, and long.
+fn typed(command: &Command) -> String {
+    let dir =
+        command.get_envs().find(|(name, _)| *name == "NET_DIR").and_then(|(_, value)| Path::new(value?).file_name());
+    let dir = dir.map(|dir| dir.to_string_lossy().into_owned()).filter(|dir| dir != "a" && dir.len() < 20);
+    let mut words: Vec<String> = dir.map(|dir| format!("NET_DIR={dir}")).into_iter().collect();
+    words.push("net".to_owned());
+    words.extend(command.get_args().map(|arg| match arg.to_string_lossy() {
+        arg if arg.starts_with("net1") && arg.len() > 40 => "TICKET".to_owned(),
+        arg if arg.is_empty() || arg.contains([' ', '*', '"', '{', '!']) => format!("'{arg}'"),
+        arg => arg.into_owned(),
+    }));
+    words.join(" ")
+}
+
 enum Line {
     Out(String),
     Err(String),
@@ -136,7 +153,9 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    pub(crate) fn spawn(mut command: Command, args: &[&str]) -> Self {
+    pub(crate) fn spawn(mut command: Command) -> Self {
+        let what = typed(&command);
+        println!("$ {what}");
         let mut process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary is there");
         let (sender, lines) = channel();
         let out = BufReader::new(process.stdout.take().expect("piped"));
@@ -145,7 +164,6 @@ impl Running {
         std::thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|l| sender.send(Line::Out(l))));
         std::thread::spawn(move || err.lines().map_while(Result::ok).try_for_each(|l| sender_err.send(Line::Err(l))));
         let stdin = process.stdin.take();
-        let what = format!("net {}", args.join(" "));
         Self { process, stdin, lines, out: vec![], err: vec![], out_seen: 0, err_seen: 0, what }
     }
 
@@ -173,6 +191,13 @@ impl Running {
                 panic!("`{}` did not print {part:?} ({why}): {:?} {:?}", self.what, self.out, self.err);
             }
         }
+    }
+
+    /// Waits for a line of the output with this in it, wherever it stands.
+    #[track_caller]
+    pub(crate) fn wait_for_anywhere(&mut self, part: &str) -> String {
+        self.out_seen = 0;
+        self.wait_for(part)
     }
 
     /// Waits until so many lines of output have come.
@@ -219,8 +244,21 @@ impl Running {
 
     /// As by `kill -9`, waited for.
     pub(crate) fn kill(mut self) {
+        self.kill_now();
+    }
+
+    /// As by `kill -9`, waited for; what it has printed is still there.
+    pub(crate) fn kill_now(&mut self) {
+        println!("$ kill -9  # {}", self.what);
         self.signal(Signal::KILL);
         self.process.wait().expect("it was started");
+    }
+
+    /// Ends it as Ctrl-C in a service manager does, and gives all that it has printed.
+    #[track_caller]
+    pub(crate) fn terminated(self) -> String {
+        self.signal(Signal::TERM);
+        self.end().ok()
     }
 
     /// Waits until it has ended by itself.
@@ -238,7 +276,7 @@ impl Running {
         }
         let code = self.process.wait().expect("it was started").code();
         let text = |lines: &[String]| lines.iter().map(|line| format!("{line}\n")).collect();
-        Ended { code, out: text(&self.out), err: text(&self.err) }
+        Ended { what: self.what.clone(), code, out: text(&self.out), err: text(&self.err) }
     }
 }
 

@@ -12,6 +12,8 @@ fn check(ended: &Ended, code: i32, says: &str, next: &str) {
     assert!(ended.err.contains(next), "it should point to {next:?}: {ended:?}");
     assert!(!ended.err.contains("panicked"), "{ended:?}");
     assert_eq!(ended.out, "", "nothing but results goes to the standard output");
+    // Counted by `cargo xtask e2e cli`.
+    println!("wrong use: {} -> {code}, says {says:?}, points to {next:?}", ended.what);
 }
 
 #[test]
@@ -43,7 +45,9 @@ fn commands_that_are_typed_wrongly() {
         (&["sub", "a", "--from", "cursor:xyz"], "not a cursor", "net-cursor1"),
         (&["sub", "a", "--count", "0"], "invalid value '0'", "--help"),
         (&["sub", "a", "--count", "many"], "invalid value 'many'", "--help"),
-        (&["sub", "a", "--resume", "../x"], "a name has", "--resume billing"),
+        (&["sub", "a", "--resume", "../x"], "no name for a position", "--resume billing"),
+        (&["sub", "a", "--filter", "mag >"], "mag >\n       ^", "net sub --help"),
+        (&["sub", "a", "--filter", "near(place)"], "near(place)\n  ^^^^", "mag > 4"),
         (&["join"], "<TICKET>", "--help"),
         (&["join", "hello"], "begins with \"net1\"", "net ticket"),
         (&["join", "net1!!!"], "character", "net ticket"),
@@ -72,7 +76,7 @@ fn input_that_cannot_be_published() {
     let large = format!("@{}", large.display());
     let wrong: &[(&[&str], &str, &str)] = &[
         (&["pub", "a", "@/nonexistent/file"], "cannot read /nonexistent/file", "net pub CHANNEL @FILE"),
-        (&["pub", "a", "@/"], "line 1 cannot be read", ""),
+        (&["pub", "a", "@/"], "line 1 cannot be read", "net pub CHANNEL @FILE"),
         (&["pub", "a", "no json", "--key-field", "id"], "line 1 is no JSON", "without --key-field"),
         (&["pub", "a", "no json", "--channel-field", "id"], "line 1 is no JSON", "without --key-field"),
         (&["pub", "a", r#"{"net":"x"}"#, "--channel-field", "nett"], "no field `nett`", "it has net"),
@@ -94,7 +98,7 @@ fn what_was_read_before_the_bad_line_is_published_and_counted() {
     let file = place.path().join("lines");
     std::fs::write(&file, "{\"id\":1}\n{\"id\":2}\nnonsense\n{\"id\":4}\n").expect("written");
     let ended = node.run(&["pub", "a", &format!("@{}", file.display()), "--key-field", "id"]);
-    check(&ended, 1, "line 3 is no JSON", "");
+    check(&ended, 1, "line 3 is no JSON", "without --key-field");
     assert!(ended.err.contains("2 events were published before"), "{ended:?}");
     sub.wait_for("{\"id\":1}");
     sub.wait_for("{\"id\":2}");

@@ -51,7 +51,17 @@ impl World {
     }
 
     fn record(&mut self, from: u8, age_ms: u32, bytes: &[u8]) {
-        self.directory.handle_record(self.now, &id(from), age_ms, bytes, &self.counters, &mut self.out);
+        let Ok(unverified) = UnverifiedRecord::parse(bytes) else { return self.counters.records_dropped_invalid.one() };
+        let Some(news) = self.directory.is_news(&id(from), age_ms, &unverified, &self.counters) else { return };
+        match unverified.verify(&MESH, news.known.as_ref()) {
+            Ok(record) => self.verified(from, age_ms, record, bytes),
+            Err(_) => self.counters.records_dropped_invalid.one(),
+        }
+    }
+
+    fn verified(&mut self, from: u8, age_ms: u32, record: NodeRecord, bytes: &[u8]) {
+        let record = (record, Bytes::copy_from_slice(bytes));
+        self.directory.handle_record(self.now, &id(from), age_ms, record, &self.counters, &mut self.out);
     }
 
     fn advert(&mut self, from: u8, (advert, bytes): &(AdvertId, Vec<u8>)) {
@@ -199,8 +209,8 @@ fn record_of_this_node_is_never_taken() {
 
 #[test]
 fn records_of_very_many_nodes_are_bounded_for_each_neighbour_and_in_all() {
-    let mut w = World::new(Limits { nodes: 1500, ..Limits::default() });
-    for n in [1, 2] {
+    let mut w = World::new(Limits { nodes: 400, ..Limits::default() });
+    for n in 1..=5 {
         w.directory.handle_link_up(id(n), &mut w.out);
         w.record(n, 0, &record(n, 1, 1));
     }
@@ -211,20 +221,27 @@ fn records_of_very_many_nodes_are_bounded_for_each_neighbour_and_in_all() {
         let binding = *keys.binding();
         NodeRecord { binding, boot: [0; 8], seq: 1, addresses: Vec::new(), subnet: [0; 4] }.sign(&keys, &MESH)
     };
-    for n in 0..1100 {
+    for n in 0..200 {
         w.record(1, 0, &stranger(n));
     }
-    // Its own record counts as one that it introduced.
-    assert_eq!(w.directory.nodes.len(), INTRODUCED_PER_LINK_MAX + 1);
-    for n in 1100..1700 {
-        w.record(2, 0, &stranger(n));
+    // Its own record counts as one that it brought.
+    assert_eq!(w.directory.nodes.len(), 100 + 4);
+    assert_eq!(w.counters.records_dropped_limit.value(), 200 - 99);
+    for n in 200..700 {
+        w.record(2 + u8::try_from(n % 4).expect("small"), 0, &stranger(n));
     }
-    assert_eq!(w.directory.nodes.len(), 1500);
-    assert!(w.counters.records_dropped_limit.value() > 0);
+    assert_eq!(w.directory.nodes.len(), 400);
     // A neighbour's own record always finds a place.
-    w.directory.handle_link_up(id(3), &mut w.out);
-    w.record(3, 0, &record(3, 1, 1));
-    assert!(w.knows(3));
+    w.directory.handle_link_up(id(6), &mut w.out);
+    w.record(6, 0, &record(6, 1, 1));
+    assert!(w.knows(6));
+    // A link that goes and comes back gives no new share.
+    w.directory.handle_link_down(&id(1));
+    w.directory.handle_link_up(id(1), &mut w.out);
+    assert_eq!(w.directory.brought[&id(1)].nodes, 100);
+    // And all is given back when it runs out.
+    w.wait(RECORD_AGE_MAX);
+    assert!(w.directory.nodes.is_empty() && w.directory.brought.is_empty());
 }
 
 #[test]
@@ -254,19 +271,19 @@ fn older_and_equal_adverts_are_dropped_and_newer_replace() {
 
 #[test]
 fn adverts_are_bounded_for_each_node_and_in_all() {
-    let mut w = World::new(Limits { adverts_per_node: 3, adverts: 4, ..Limits::default() });
-    for n in [1, 2] {
+    let mut w = World::new(Limits { adverts_per_node: 3, adverts: 12, ..Limits::default() });
+    for n in 1..=5 {
         w.directory.handle_link_up(id(n), &mut w.out);
         w.record(n, 0, &record(n, 1, 1));
         for key in 0..5 {
             w.advert(n, &advert(n, key, 1));
         }
     }
-    assert_eq!(w.directory.adverts, 4);
-    assert_eq!(w.counters.adverts_dropped_limit.value(), 2 + 4);
+    assert_eq!(w.directory.adverts, 12);
+    assert_eq!(w.counters.adverts_dropped_limit.value(), 4 * 2 + 5);
     // One that is there can still be replaced.
     w.advert(1, &advert(1, 0, 2));
-    assert_eq!(w.counters.adverts_taken.value(), 5);
+    assert_eq!(w.counters.adverts_taken.value(), 13);
     let too_long = (advert(1, 9, 1).0, vec![0; ADVERT_LEN_MAX + 1]);
     w.advert(1, &too_long);
     assert_eq!(w.counters.adverts_dropped_invalid.value(), 1);
@@ -313,4 +330,56 @@ fn timeout_is_the_next_thing_that_happens() {
     assert_eq!(w.directory.poll_timeout(), w.now + RECORD_REFRESH);
     w.record(1, 55_000, &record(3, 1, 1));
     assert_eq!(w.directory.poll_timeout(), w.now + Duration::from_secs(5));
+}
+
+#[test]
+fn neighbour_that_floods_adverts_leaves_room_for_those_of_others() {
+    let mut w = World::new(Limits { adverts_per_node: 8, adverts: 40, ..Limits::default() });
+    for n in [1, 2] {
+        w.directory.handle_link_up(id(n), &mut w.out);
+        w.record(n, 0, &record(n, 1, 1));
+    }
+    // Nodes that it made up, each with as many adverts as a node may have.
+    for made_up in 10..30 {
+        w.record(1, 0, &record(made_up, 1, 1));
+        for key in 0..8 {
+            w.advert(1, &advert(made_up, key, 1));
+        }
+    }
+    assert_eq!(w.directory.adverts, 10, "a quarter of all");
+    for key in 0..8 {
+        w.advert(2, &advert(2, key, 1));
+    }
+    assert_eq!(w.directory.adverts, 18);
+    assert_eq!(w.directory.brought[&id(2)].adverts, 8);
+    // A restarted node gives its part back.
+    w.record(2, 0, &record(2, 2, 2));
+    assert_eq!((w.directory.adverts, w.directory.brought[&id(2)].adverts), (10, 0));
+    // Nor does one that the flooding neighbour spoke of first depend on it.
+    w.directory.handle_link_up(id(10), &mut w.out);
+    w.record(10, 0, &record(10, 1, 2));
+    let ten = w.directory.nodes[&id(10)].adverts.len();
+    assert_eq!((w.directory.brought[&id(10)].adverts, w.directory.brought[&id(1)].adverts), (ten, 10 - ten));
+    w.advert(10, &advert(10, 0, 2));
+    w.advert(10, &advert(10, 8, 1));
+    assert_eq!(w.directory.nodes[&id(10)].adverts.len(), 8);
+}
+
+#[test]
+fn record_that_was_overtaken_while_its_signature_was_checked_is_stale() {
+    let mut w = World::linked(&[1, 2]);
+    let (old, new) = (record(3, 1, 5), record(3, 1, 6));
+    let verified = |bytes: &Bytes| UnverifiedRecord::parse(bytes).and_then(|r| r.verify(&MESH, None)).expect("genuine");
+    let slow = UnverifiedRecord::parse(&old).expect("well formed");
+    assert!(w.directory.is_news(&id(1), 0, &slow, &w.counters).is_some());
+    w.verified(2, 0, verified(&new), &new);
+    w.out.clear();
+    w.verified(1, 0, verified(&old), &old);
+    assert!(w.out.is_empty());
+    assert_eq!(w.directory.nodes[&id(3)].record.seq, 6);
+    // Nor is it taken from a neighbour that has gone meanwhile.
+    w.directory.handle_link_down(&id(1));
+    let newer = record(3, 1, 7);
+    w.verified(1, 0, verified(&newer), &newer);
+    assert_eq!(w.directory.nodes[&id(3)].record.seq, 6);
 }

@@ -49,6 +49,8 @@ pub enum PeerState {
         bytes_received: u64,
         /// Frames of it that were dropped.
         frames_dropped: u64,
+        /// Frames of joined pairs that were not queued for it: it was full, or slow.
+        frames_skipped: u64,
     },
     /// It is not, and is to be.
     #[non_exhaustive]
@@ -86,6 +88,7 @@ pub(super) fn peers(shared: &Shared) -> Vec<PeerInfo> {
             frames_received: neighbour.counters.frames_received.value(),
             bytes_received: neighbour.counters.bytes_received.value(),
             frames_dropped: neighbour.counters.frames_dropped.value(),
+            frames_skipped: neighbour.counters.frames_skipped.value(),
         };
         PeerInfo { node: neighbour.node, state }
     });

@@ -4,20 +4,17 @@ use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until};
 
 use super::Endpoint;
-use crate::joins::Taker;
+use crate::joins::{Joins, Patience, Served};
 use crate::neighbour::Neighbour;
 use crate::outbox::{Lane, Queued};
-use crate::sync::read;
-use crate::{HEADER_LEN, Header, NodeId, Pair, Priority};
-
-/// How long anyone waits for a link that is full while others have room.
-const FULL_WAIT: Duration = Duration::from_millis(100);
+use crate::pace::{Fill, Gauge, Standing};
+use crate::sync::{lock, read};
+use crate::{HEADER_LEN, Header, NodeId, Pair};
 
 /// Where a frame went.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,8 +51,13 @@ pub enum DatagramError {
 impl Endpoint {
     /// Sends a frame to whoever has joined the pair: header and payload, whose header names this pair. Never waits.
     ///
-    /// A link whose queue is full, or that has said it is full for this pair, is left out. If this node has joined its own
-    /// pair, the frame comes out of its inbox with its own id as `from`.
+    /// A link is left out if its queue is full, or was and has not drained by half, or if it has said that it is full for
+    /// this pair. After [`Endpoint::room`], with nothing awaited between, no link is left out but one that is slow. If
+    /// this node has joined its own pair, the frame comes out of its inbox with its own id as `from`.
+    ///
+    /// A realtime frame ([`Header::is_realtime`]) goes in a datagram if the path holds it, and otherwise on a stream of its
+    /// own, which is reset when a newer one of the pair is published. It waits for nothing and holds nothing up; it may be
+    /// lost, and comes in no order. When too many wait for a link the oldest is dropped.
     pub fn publish(&self, pair: &Pair, frame: Bytes) -> Fanout {
         let shared = &self.shared;
         let counters = &shared.counters;
@@ -67,35 +69,33 @@ impl Endpoint {
         let joins = read(&shared.joins);
         let mut fanout = Fanout::default();
         let Some(served) = joins.served(pair) else { return fanout };
-        served.set_priority(header.priority());
+        served.note(header);
+        if header.is_realtime() {
+            return self.publish_realtime(pair, &frame, served, joins.local_full(pair));
+        }
         for taker in &served.takers {
-            let queued = if taker.full {
-                counters.frames_skipped_told_full.one();
-                false
-            } else {
-                match taker.link.outbox.push(lane, frame.clone()) {
-                    Queued::Yes => true,
-                    Queued::Full => {
-                        counters.frames_skipped_queue_full.one();
-                        false
-                    }
-                    Queued::Closed => continue,
+            let queued = if taker.full { None } else { Some(taker.link.outbox.push(lane, frame.clone())) };
+            let skipped = match queued {
+                Some(Queued::Yes) => {
+                    fanout.links += 1;
+                    let len = frame.len() as u64;
+                    counters.frames_sent.one();
+                    counters.bytes_sent.add(len);
+                    taker.link.counters.frames_sent.one();
+                    taker.link.counters.bytes_sent.add(len);
+                    continue;
                 }
+                Some(Queued::Closed) => continue,
+                Some(Queued::Full) => &counters.frames_skipped_queue_full,
+                Some(Queued::Slow) => &counters.frames_skipped_slow,
+                None => &counters.frames_skipped_told_full,
             };
-            if queued {
-                fanout.links += 1;
-                let len = frame.len() as u64;
-                counters.frames_sent.one();
-                counters.bytes_sent.add(len);
-                taker.link.counters.frames_sent.one();
-                taker.link.counters.bytes_sent.add(len);
-            } else {
-                fanout.skipped += 1;
-            }
+            fanout.skipped += 1;
+            skipped.one();
+            taker.link.counters.frames_skipped.one();
         }
         if served.local {
-            let full = joins.local_full(pair);
-            if !full && shared.frames.try_push(shared.me, &mut vec![BytesMut::from(&frame[..])]) {
+            if !joins.local_full(pair) && shared.frames.push_own(shared.me, BytesMut::from(&frame[..])) == Fill::Taken {
                 fanout.links += 1;
             } else {
                 counters.frames_skipped_inbox_full.one();
@@ -105,11 +105,52 @@ impl Endpoint {
         fanout
     }
 
-    /// Waits until it is worth publishing a frame of the pair; at once if there is room, or nobody has joined.
+    /// Newest wins: what cannot go at once makes room for what comes later, and nobody waits.
+    fn publish_realtime(
+        &self,
+        pair: &Pair,
+        frame: &Bytes,
+        served: &Served<Arc<Neighbour>>,
+        local_full: bool,
+    ) -> Fanout {
+        let (shared, counters) = (&self.shared, &self.shared.counters);
+        let mut fanout = Fanout::default();
+        for taker in &served.takers {
+            if taker.full {
+                fanout.skipped += 1;
+                counters.frames_skipped_told_full.one();
+                taker.link.counters.frames_skipped.one();
+                continue;
+            }
+            let fits = taker.link.current().connection.max_datagram_size().is_some_and(|max| frame.len() <= max);
+            let gone = taker.link.realtime.push(*pair, frame.clone(), fits);
+            counters.realtime_dropped_unsent.add(gone.dropped);
+            counters.realtime_superseded.add(gone.superseded);
+            fanout.links += 1;
+            counters.frames_sent.one();
+            counters.bytes_sent.add(frame.len() as u64);
+            taker.link.counters.frames_sent.one();
+            taker.link.counters.bytes_sent.add(frame.len() as u64);
+        }
+        if served.local {
+            if local_full {
+                fanout.skipped += 1;
+                counters.frames_skipped_inbox_full.one();
+            } else {
+                let dropped = shared.frames.push_realtime(shared.me, BytesMut::from(&frame[..]));
+                counters.realtime_dropped_inbox_full.add(dropped as u64);
+                fanout.links += 1;
+            }
+        }
+        fanout
+    }
+
+    /// Waits until it is worth publishing a frame of the pair; at once if there is room, nobody has joined, or the last
+    /// frame of the pair was a realtime frame. Call it directly before [`Endpoint::publish`].
     ///
-    /// It waits as long as *no* joined link has room. For one that is full while another has room it waits 100 ms at most;
-    /// that link is slow from then on, and nobody waits for it until half its queue has drained or it says that it has
-    /// room.
+    /// It waits as long as *none* of those who have joined has room. For one that is full while another has room it waits
+    /// 100 ms at most, and if the other has hardly anything left to send, 100 ms in all and one part in a hundred of the
+    /// time: then that one is slow, and nobody waits for it until half its queue has drained or it says that it has room.
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -117,65 +158,91 @@ impl Endpoint {
         let pair = *pair;
         async move {
             // Almost always there is room, and then nothing more is done.
-            if self.look(&pair) != Look::Wait {
+            if self.has_room(&pair) {
                 return;
             }
-            let mut deadline = Some(Instant::now() + FULL_WAIT);
             loop {
                 let mut changed = pin!(self.shared.room.waiting());
                 changed.as_mut().enable();
-                if self.shared.closed.is_cancelled() || self.look(&pair) != Look::Wait {
+                if self.shared.closed.is_cancelled() {
                     return;
                 }
-                match deadline {
-                    Some(at) if timeout_at(at, changed.as_mut()).await.is_err() => {
-                        self.mark_slow(&pair);
-                        deadline = None;
-                    }
-                    Some(_) => {}
-                    None => tokio::select! {
-                        biased;
-                        () = self.shared.closed.cancelled() => return,
-                        () = changed => {}
-                    },
+                let until = match self.weigh(&pair, Instant::now()) {
+                    Wait::No => return,
+                    Wait::Until(until) => Some(until),
+                    Wait::ForRoom => None,
+                };
+                tokio::select! {
+                    biased;
+                    () = self.shared.closed.cancelled() => return,
+                    () = changed => {}
+                    () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {}
                 }
             }
         }
     }
 
-    fn look(&self, pair: &Pair) -> Look {
+    fn has_room(&self, pair: &Pair) -> bool {
         let joins = read(&self.shared.joins);
-        let Some(served) = joins.served(pair) else { return Look::Nobody };
-        let priority = served.priority();
-        let (mut with_room, mut full, mut slow) = (0, 0, 0);
-        for taker in &served.takers {
-            match taker.standing(priority) {
-                Standing::Room => with_room += 1,
-                Standing::Full => full += 1,
-                Standing::Slow => slow += 1,
+        let Some(served) = joins.served(pair).filter(|served| !served.is_realtime()) else { return true };
+        let (mut any, mut full, mut room) = (false, false, false);
+        for taker in self.takers(&joins, served, pair) {
+            any = true;
+            match taker.standing() {
+                Standing::Plenty | Standing::Room => room = true,
+                Standing::Full => full = true,
+                Standing::Slow => {}
             }
         }
-        if served.local {
-            if joins.local_full(pair) { slow += 1 } else { with_room += 1 }
+        !any || (room && !full)
+    }
+
+    /// Is it worth waiting, and until when? Those who are waited for too long are slow from now on.
+    fn weigh(&self, pair: &Pair, now: Instant) -> Wait {
+        let joins = read(&self.shared.joins);
+        let Some(served) = joins.served(pair).filter(|served| !served.is_realtime()) else { return Wait::No };
+        let takers = || self.takers(&joins, served, pair).map(|taker| (taker.standing(), taker));
+        let plenty = takers().any(|(standing, _)| standing == Standing::Plenty);
+        let room = plenty || takers().any(|(standing, _)| standing == Standing::Room);
+        let (mut any, mut wait) = (false, None);
+        for (standing, taker) in takers() {
+            any = true;
+            let mut pace = lock(&taker.patience.pace);
+            if !room || standing != Standing::Full {
+                pace.rest(now);
+            } else if let Some(until) = pace.wait(now, plenty) {
+                wait = Some(wait.map_or(until, |earlier: Instant| earlier.min(until)));
+            } else {
+                pace.rest(now);
+                taker.set_slow();
+            }
         }
-        match (with_room, full, slow) {
-            (0, 0, 0) => Look::Nobody,
-            (1.., 0, _) => Look::Room,
-            _ => Look::Wait,
+        match wait {
+            Some(until) => Wait::Until(until),
+            None if room || !any => Wait::No,
+            None => Wait::ForRoom,
         }
     }
 
-    /// Those that are full now have been so for long enough.
-    fn mark_slow(&self, pair: &Pair) {
-        let joins = read(&self.shared.joins);
-        let Some(served) = joins.served(pair) else { return };
+    /// Those who take the frames of a served pair, this node itself among them.
+    fn takers<'a>(
+        &'a self,
+        joins: &Joins<Arc<Neighbour>>,
+        served: &'a Served<Arc<Neighbour>>,
+        pair: &Pair,
+    ) -> impl Iterator<Item = Taking<'a>> + use<'a> {
         let priority = served.priority();
-        for taker in served.takers.iter().filter(|taker| taker.standing(priority) == Standing::Full) {
-            taker.slow.store(true, Ordering::Release);
-            if !taker.full {
-                taker.link.outbox.set_slow(priority);
-            }
-        }
+        let links = served.takers.iter().map(move |taker| Taking {
+            told_full: taker.full,
+            queue: taker.link.outbox.queued(priority),
+            patience: &taker.pace,
+        });
+        let own = served.local.then(|| Taking {
+            told_full: joins.local_full(pair),
+            queue: self.shared.frames.own(),
+            patience: &served.local_pace,
+        });
+        links.chain(own)
     }
 
     /// Sends a frame, header and payload, to a neighbour in one QUIC datagram, which may be lost. It comes out of the
@@ -205,32 +272,40 @@ impl Endpoint {
     }
 }
 
-/// What a look at those who have joined says.
+/// Is there something to wait for?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Look {
-    Nobody,
-    Room,
-    Wait,
+enum Wait {
+    No,
+    /// Until then, for those that are full while others have room.
+    Until(Instant),
+    /// Until somebody has room.
+    ForRoom,
 }
 
-/// How a joined link stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Standing {
-    Room,
-    Full,
-    /// Full for so long that nobody waits for it.
-    Slow,
+/// One of those who take the frames of a pair.
+struct Taking<'a> {
+    /// It has said that it is full.
+    told_full: bool,
+    queue: &'a Gauge,
+    patience: &'a Patience,
 }
 
-impl Taker<Arc<Neighbour>> {
-    fn standing(&self, priority: Priority) -> Standing {
-        let outbox = &self.link.outbox;
-        if !self.full && outbox.has_room(priority) {
-            self.slow.store(false, Ordering::Release);
-            return Standing::Room;
+impl Taking<'_> {
+    fn standing(&self) -> Standing {
+        let told_slow = &self.patience.told_slow;
+        if !self.told_full {
+            told_slow.store(false, Ordering::Release);
+            return self.queue.standing();
         }
-        let slow = if self.full { self.slow.load(Ordering::Acquire) } else { outbox.is_slow(priority) };
-        if slow { Standing::Slow } else { Standing::Full }
+        if told_slow.load(Ordering::Acquire) { Standing::Slow } else { Standing::Full }
+    }
+
+    fn set_slow(&self) {
+        if self.told_full {
+            self.patience.told_slow.store(true, Ordering::Release);
+        } else {
+            self.queue.set_slow();
+        }
     }
 }
 

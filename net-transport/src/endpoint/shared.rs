@@ -17,6 +17,7 @@ use super::protocols::Protocols;
 use crate::config::EndpointConfig;
 use crate::crypto::{Entropy, LinkIdentity};
 use crate::dialer::Dialer;
+use crate::directory::record::UnverifiedRecord;
 use crate::directory::{self, AdvertError, Directory};
 use crate::inbox::{Events, FrameQueue};
 use crate::joins::{Joins, Output};
@@ -49,7 +50,7 @@ pub(crate) struct Shared {
     pub(crate) counters: Arc<Counters>,
     pub(crate) state: Mutex<State>,
     pub(crate) joins: RwLock<Joins<Arc<Neighbour>>>,
-    pub(crate) room: RoomSignal,
+    pub(crate) room: Arc<RoomSignal>,
     pub(crate) frames: Arc<FrameQueue>,
     pub(crate) events: Events,
     pub(super) protocols: Mutex<Protocols>,
@@ -198,10 +199,18 @@ impl Shared {
     }
 
     pub(crate) fn handle_record(&self, from: &NodeId, age_ms: u32, record: &[u8]) {
-        let now = Instant::now();
+        let counters = &self.counters;
+        let Ok(unverified) = UnverifiedRecord::parse(record) else { return counters.records_dropped_invalid.one() };
+        let news = lock(&self.state).directory.is_news(from, age_ms, &unverified, counters);
+        let Some(news) = news else { return };
+        // Signatures are checked without a lock.
+        let Ok(verified) = unverified.verify(&self.mesh, news.known.as_ref()) else {
+            return counters.records_dropped_invalid.one();
+        };
+        let (now, verified) = (Instant::now(), (verified, Bytes::copy_from_slice(record)));
         let mut state = lock(&self.state);
         self.with_directory(&mut state, |directory, out| {
-            directory.handle_record(now, from, age_ms, record, &self.counters, out);
+            directory.handle_record(now, from, age_ms, verified, counters, out);
         });
     }
 
@@ -259,12 +268,11 @@ impl Shared {
             self.counters.links_refused_full.one();
             return Err(CloseCode::LINKS_MAX);
         }
-        let neighbour = Arc::new(Neighbour::new(link.clone(), self.config.limits.queue_bytes));
+        let neighbour = Arc::new(Neighbour::new(link.clone(), self.config.limits.queue_bytes, self.frames.part()));
         state.neighbours.insert(link.node, neighbour.clone());
-        let addresses = vec![crate::socket::canonical(link.connection.remote_address())];
         // Where an accepted connection comes from need not be where its node can be dialled.
-        let addresses = if link.dial.mine() { addresses } else { Vec::new() };
-        state.dialer.linked(Instant::now(), link.node, Peer { binding: link.binding, addresses });
+        let at = link.dial.mine().then(|| crate::socket::canonical(link.connection.remote_address()));
+        state.dialer.linked(Instant::now(), link.binding, at);
         if let Some(observed) = observed
             && state.observed.insert(link.node, observed) != Some(observed)
         {
@@ -283,11 +291,12 @@ impl Shared {
         let rival = link.dial.against(&neighbour.current().dial, &self.me, &link.node);
         tracing::debug!(node = %link.node, ?rival, "a second connection with a neighbour");
         if rival == Rival::Loses {
-            neighbour.add_draining(link.clone());
+            self.cut(neighbour.add_draining(link.clone()));
             link.drain.cancel();
             return;
         }
-        let old = neighbour.switch(link.clone());
+        let (old, too_many) = neighbour.switch(link.clone());
+        self.cut(too_many);
         if rival == Rival::Newer && !link.peer_linked {
             // The other end has lost the old one already.
             CloseCode::DRAINED.close(&old.connection);
@@ -295,6 +304,14 @@ impl Shared {
         old.drain.cancel();
         self.counters.links_switched.one();
         self.tell_all(state, neighbour);
+    }
+
+    /// A connection that is drained has to go for another.
+    fn cut(&self, link: Option<Arc<Link>>) {
+        if let Some(link) = link {
+            self.counters.drains_cut.one();
+            CloseCode::DRAIN_CUT.close(&link.connection);
+        }
     }
 
     /// Says everything on the current connection of a neighbour (again).
@@ -333,7 +350,8 @@ impl Shared {
         state.directory.handle_link_down(&node);
         state.dialer.unlinked(Instant::now(), &node, why, self.random());
         self.with_joins(|joins, _, out| joins.handle_link_down(&node, out));
-        self.counters.frames_dropped_link_down.add(neighbour.outbox.close() as u64);
+        let queued = neighbour.outbox.close() + neighbour.realtime.close();
+        self.counters.frames_dropped_link_down.add(queued as u64);
         self.counters.links_down.one();
         self.events.push(Event::LinkDown { node });
         self.room.changed();

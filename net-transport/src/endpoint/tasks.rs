@@ -24,8 +24,6 @@ const HANDSHAKES_MAX: usize = 1024;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an address is tried before the next one is tried as well.
 const STAGGER: Duration = Duration::from_millis(250);
-/// Addresses of one peer tried in one dial.
-const ADDRESSES_TRIED: usize = 8;
 /// How often the interfaces of the machine are looked at.
 const ADDRESSES_EVERY: Duration = Duration::from_secs(30);
 
@@ -155,7 +153,7 @@ impl Shared {
         let mut attempts: JoinSet<Result<(), (SocketAddr, String)>> = JoinSet::new();
         // Only one connection of a dial may say hello.
         let greeting = Arc::new(tokio::sync::Mutex::new(false));
-        let mut waiting = peer.addresses.iter().take(ADDRESSES_TRIED).peekable();
+        let mut waiting = peer.addresses.iter().peekable();
         let mut last = "no address to dial".to_owned();
         let mut next = waiting.next();
         loop {
@@ -163,7 +161,13 @@ impl Shared {
                 let (shared, address, greeting) = (self.clone(), *address, greeting.clone());
                 let binding = peer.binding;
                 attempts.spawn(async move {
+                    let node = binding.node();
+                    if !lock(&shared.state).dialer.may_try(Instant::now(), &node, address) {
+                        shared.counters.dials_held_back.one();
+                        return Err((address, "others there have not answered too often, later again".to_owned()));
+                    }
                     let connection = shared.clone().connect(binding, address).await.map_err(|e| (address, e))?;
+                    lock(&shared.state).dialer.answered(&node, address);
                     let mut greeted = greeting.lock().await;
                     if *greeted {
                         return Err((address, "another address was faster".to_owned()));

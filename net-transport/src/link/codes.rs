@@ -93,3 +93,5 @@ pub(crate) const UNKNOWN_PROTOCOL: u32 = 0x10;
 pub(crate) const BUSY: u32 = 0x11;
 /// Stream code: no prelude came in time, or one that cannot be read.
 pub(crate) const BAD_PRELUDE: u32 = 0x12;
+/// Stream code: a newer realtime frame of the pair is there, or nobody wants this one.
+pub(crate) const SUPERSEDED: u32 = 0x13;

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use super::assembler::Assembler;
 use super::codes::{BAD_PRELUDE, CloseCode};
 use super::stream::OpenGuard;
-use super::{Link, PRELUDE_TIMEOUT, STREAM_LANE};
+use super::{Link, PRELUDE_TIMEOUT, STREAM_LANE, STREAM_REALTIME, realtime};
 use crate::endpoint::Shared;
 use crate::joins::Solicited;
 use crate::neighbour::Neighbour;
@@ -17,8 +17,8 @@ use crate::outbox::Lane;
 use crate::sync::read;
 use crate::{HEADER_LEN, Header, Kind};
 
-/// Bytes of a lane's prelude.
-const PRELUDE_LEN: usize = 10;
+/// Bytes of a lane's prelude behind its first.
+const PRELUDE_LEN: usize = 9;
 /// Chunks read from a stream at once.
 const CHUNKS: usize = 32;
 
@@ -110,14 +110,14 @@ impl Drop for Owned<'_> {
     }
 }
 
-/// Accepts the other end's lanes until the connection is gone.
+/// Accepts the other end's lanes and realtime frames until the connection is gone.
 pub(super) async fn accept(shared: &Arc<Shared>, neighbour: &Arc<Neighbour>, link: &Arc<Link>) -> Option<CloseCode> {
     // At most as many tasks as streams that the transport allows.
     while let Ok(recv) = link.connection.accept_uni().await {
         let open = link.open.open();
         let (shared, neighbour, link) = (shared.clone(), neighbour.clone(), link.clone());
         shared.tasks.clone().spawn(async move {
-            if let Err(code) = read_lane(&shared, &neighbour, &link, recv, open).await {
+            if let Err(code) = read_uni(&shared, &neighbour, &link, recv, open).await {
                 shared.counters.protocol_violations.one();
                 tracing::warn!(node = %link.node, ?code, "a lane of a neighbour is out of order");
                 code.close(&link.connection);
@@ -127,8 +127,8 @@ pub(super) async fn accept(shared: &Arc<Shared>, neighbour: &Arc<Neighbour>, lin
     std::future::pending().await
 }
 
-/// Reads a lane to its end.
-async fn read_lane(
+/// Reads a unidirectional stream to its end.
+async fn read_uni(
     shared: &Arc<Shared>,
     neighbour: &Arc<Neighbour>,
     link: &Link,
@@ -136,9 +136,17 @@ async fn read_lane(
     open: OpenGuard,
 ) -> Result<(), CloseCode> {
     let _open = open;
-    let mut prelude = [0; PRELUDE_LEN];
-    match timeout(PRELUDE_TIMEOUT, recv.read_exact(&mut prelude)).await {
-        Ok(Ok(())) => {}
+    let mut rest = [0; PRELUDE_LEN];
+    let prelude = async {
+        let mut kind = [0];
+        recv.read_exact(&mut kind).await?;
+        if kind != [STREAM_REALTIME] {
+            recv.read_exact(&mut rest).await?;
+        }
+        Ok(kind)
+    };
+    let kind = match timeout(PRELUDE_TIMEOUT, prelude).await {
+        Ok(Ok([kind])) => kind,
         // Ended before anything was sent on it, or lost with its connection.
         Ok(Err(quinn::ReadExactError::ReadError(_))) => return Ok(()),
         Ok(Err(quinn::ReadExactError::FinishedEarly(_))) | Err(_) => {
@@ -146,16 +154,32 @@ async fn read_lane(
             let _ = recv.stop(BAD_PRELUDE.into());
             return Ok(());
         }
+    };
+    if kind == STREAM_REALTIME {
+        realtime::read(shared, neighbour, link, recv).await;
+        return Ok(());
     }
-    let [kind, number, sent @ ..] = prelude;
+    let [number, sent @ ..] = rest;
     let lane = Lane::from_wire(number).filter(|_| kind == STREAM_LANE);
     let Some(lane) = lane.filter(|lane| link.claim_lane(*lane)) else {
         shared.counters.preludes_refused.one();
         return Err(CloseCode::PROTOCOL);
     };
+    read_lane(shared, neighbour, link, recv, lane, u64::from_le_bytes(sent)).await
+}
+
+/// Reads a lane whose prelude has come to its end.
+async fn read_lane(
+    shared: &Arc<Shared>,
+    neighbour: &Arc<Neighbour>,
+    link: &Link,
+    mut recv: quinn::RecvStream,
+    lane: Lane,
+    sent: u64,
+) -> Result<(), CloseCode> {
     let turn = tokio::select! {
         biased;
-        turn = neighbour.begin_lane(link, lane, u64::from_le_bytes(sent)) => turn,
+        turn = neighbour.begin_lane(link, lane, sent) => turn,
         _ = link.connection.closed() => return Ok(()),
     };
     let mut assembler = Assembler::new();
@@ -172,7 +196,7 @@ async fn read_lane(
         let mut ended = 0;
         for chunk in &mut chunks[..count] {
             let chunk = std::mem::take(chunk);
-            let fed = assembler.feed(&chunk, |header| admit(shared, neighbour, header), &mut frames);
+            let fed = assembler.feed(&chunk, |header| admit_on_lane(shared, neighbour, header), &mut frames);
             ended += fed.map_err(|_| CloseCode::FRAMING)?;
         }
         hand_over(shared, neighbour, link, &mut frames).await;
@@ -186,10 +210,10 @@ async fn hand_over(shared: &Arc<Shared>, neighbour: &Neighbour, link: &Link, fra
         return;
     }
     let (count, bytes) = (frames.len() as u64, frames.iter().map(|frame| frame.len() as u64).sum());
-    if !shared.frames.try_push(link.node, frames) {
+    if !shared.frames.try_push(link.node, &neighbour.inbox, frames) {
         shared.counters.lanes_stalled.one();
         link.set_stalled(true);
-        let pushed = shared.frames.push(link.node, frames).await;
+        let pushed = shared.frames.push(link.node, &neighbour.inbox, frames).await;
         link.set_stalled(false);
         if pushed.is_err() {
             // Nobody takes frames any more; the lane is read on so that nothing else stands still.
@@ -203,8 +227,18 @@ async fn hand_over(shared: &Arc<Shared>, neighbour: &Neighbour, link: &Link, fra
     neighbour.counters.bytes_received.add(bytes);
 }
 
+/// A realtime frame has no place on a lane, where others would wait for it.
+fn admit_on_lane(shared: &Shared, neighbour: &Neighbour, header: &Header) -> bool {
+    if header.is_realtime() {
+        shared.counters.frames_dropped_kind.one();
+        neighbour.counters.frames_dropped.one();
+        return false;
+    }
+    admit(shared, neighbour, header)
+}
+
 /// May a frame with this header from this neighbour pass? Counts the reason if not.
-fn admit(shared: &Shared, neighbour: &Neighbour, header: &Header) -> bool {
+pub(super) fn admit(shared: &Shared, neighbour: &Neighbour, header: &Header) -> bool {
     let counters = &shared.counters;
     let cause = if header.ttl() == 0 {
         &counters.frames_dropped_ttl
@@ -235,8 +269,12 @@ pub(super) async fn datagrams(shared: &Arc<Shared>, neighbour: &Arc<Neighbour>, 
         if !admit(shared, neighbour, header) {
             continue;
         }
+        if header.is_realtime() {
+            realtime::take(shared, neighbour, BytesMut::from(&datagram[..]));
+            continue;
+        }
         let len = datagram.len() as u64;
-        if shared.frames.try_push(link.node, &mut vec![BytesMut::from(&datagram[..])]) {
+        if shared.frames.try_push(link.node, &neighbour.inbox, &mut vec![BytesMut::from(&datagram[..])]) {
             shared.counters.frames_received.one();
             shared.counters.bytes_received.add(len);
             neighbour.counters.frames_received.one();

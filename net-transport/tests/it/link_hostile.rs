@@ -2,15 +2,15 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use net_transport::crypto::Entropy;
-use net_transport::{Mesh, MeshId, Psk};
+use net_transport::crypto::{self, Entropy, LinkIdentity};
+use net_transport::{Mesh, MeshId, PeerState, Psk};
 use tokio::net::UdpSocket;
 use tokio::time::timeout;
 
 use crate::link_kit::{
-    DEADLINE, Node, RawPeer, about, eventually, hello, linked, mesh, pair, raw_client, raw_endpoint,
+    DEADLINE, Node, RawPeer, about, eventually, hello, keys, linked, mesh, pair, raw_client, raw_endpoint,
 };
 
 #[tokio::test]
@@ -59,6 +59,24 @@ async fn connection_without_a_hello_is_closed_in_time() {
     let closed = timeout(DEADLINE, connection.closed()).await.expect("it is closed");
     assert!(matches!(closed, quinn::ConnectionError::ApplicationClosed(c) if c.error_code == 6u32.into()));
     assert_eq!(a.links(), (0, 0));
+}
+
+#[tokio::test]
+async fn connections_that_are_drained_are_few_however_often_a_member_dials() {
+    let mut a = Node::start(1).await;
+    let raw = RawPeer::link(3, &mut a).await;
+    // Each takes over from the one before, which never gets empty: its control stream is not ended.
+    let mut held = Vec::new();
+    for dial in 2..30 {
+        held.push(raw.another(3, dial, &a).await);
+        assert!(a.links().1 <= 8, "{:?}", a.links());
+    }
+    eventually("all but the last few are closed", || a.links() == (1, 8)).await;
+    assert_eq!(raw.closed().await, 9);
+    let open = held.iter().filter(|(connection, ..)| connection.close_reason().is_none()).count();
+    assert!(open >= 9, "the current one and those that are drained: {open}");
+    assert_eq!(a.metrics().drains_cut, 28 - 8);
+    assert!(a.endpoint.is_linked(&raw.id));
 }
 
 #[tokio::test]
@@ -214,27 +232,172 @@ async fn five_hundred_initials_without_the_psk_get_no_answer() {
     assert_eq!(a.metrics().handshakes_retried, 0);
 }
 
+/// First flights of a member, each as good as one of a node that goes on: made without sockets, and forgotten at once.
+struct FirstFlights {
+    endpoint: quinn_proto::Endpoint,
+    client: quinn::ClientConfig,
+    to: SocketAddr,
+}
+
+impl FirstFlights {
+    fn new(n: u8, to: &Node) -> Self {
+        let identity = Arc::new(LinkIdentity::new(keys(n), mesh()));
+        let mut config = quinn::EndpointConfig::new(crypto::reset_key(identity.keys()));
+        config.supported_versions(crypto::versions());
+        let endpoint = quinn_proto::Endpoint::new(Arc::new(config), None, true, None);
+        Self { endpoint, client: raw_client(&identity, to.peer().binding), to: to.address() }
+    }
+
+    fn next(&mut self) -> Vec<u8> {
+        let now = Instant::now();
+        let connecting = self.endpoint.connect(now, self.client.clone(), self.to, "net");
+        let (handle, mut connection) = connecting.expect("an address");
+        let mut datagram = Vec::new();
+        let transmit = connection.poll_transmit(now, 1, &mut datagram).expect("it speaks first");
+        datagram.truncate(transmit.size);
+        self.endpoint.handle_event(handle, quinn_proto::EndpointEvent::drained());
+        datagram
+    }
+}
+
 #[tokio::test]
-async fn half_open_handshakes_of_a_member_lead_to_retry_and_harm_nobody() {
+async fn ten_thousand_half_open_handshakes_of_a_member_lead_to_retry_and_harm_nobody() {
     let mut a = Node::start(1).await;
-    let relay = UdpSocket::bind("127.0.0.1:0").await.expect("loopback");
-    let (endpoint, identity) = raw_endpoint(4, mesh());
-    let relay_address = relay.local_addr().expect("bound");
-    let mut dials = Vec::new();
-    let mut buffer = vec![0; 65_536];
-    // First flights go there, and nothing comes back: each leaves a handshake half open.
-    while a.metrics().handshakes_retried < 100 {
-        let client = raw_client(&identity, a.peer().binding);
-        dials.push(endpoint.connect_with(client, relay_address, "net").expect("an address"));
-        let (len, _) = timeout(DEADLINE, relay.recv_from(&mut buffer)).await.expect("a dial comes").expect("read");
-        relay.send_to(&buffer[..len], a.address()).await.expect("sent");
+    let mut flights = FirstFlights::new(4, &a);
+    let socket = UdpSocket::bind("127.0.0.1:0").await.expect("loopback");
+    let mut sent = 0;
+    // What a full socket buffer drops is no handshake: it goes on until as many were seen.
+    while a.metrics().handshakes_retried < 10_000 {
+        socket.send_to(&flights.next(), a.address()).await.expect("sent");
+        sent += 1;
         tokio::task::yield_now().await;
     }
+    assert_eq!(a.links(), (0, 0));
+    println!("{sent} first flights, of which all but the first 64 that are open at a time are sent away");
     // An honest member shows that its address is its own, and gets in.
     let mut b = Node::start(2).await;
     b.dial(&a);
     a.link_up(b.id()).await;
     b.link_up(a.id()).await;
+}
+
+#[tokio::test]
+async fn peer_that_never_reads_its_lanes_costs_bounded_memory_and_holds_up_nobody() {
+    let (mut a, mut b) = linked(1, 2).await;
+    let mut raw = RawPeer::link(3, &mut a).await;
+    a.endpoint.serve(pair(1));
+    b.endpoint.join(pair(1), a.id());
+    b.joined(pair(1)).await;
+    raw.say(&about(3, pair(1))).await;
+    a.joiners(pair(1), 2).await;
+    // It accepts no stream: what it takes is what its windows hold.
+    let frames = 600;
+    let publisher = {
+        let a = a.endpoint.clone();
+        tokio::spawn(async move {
+            let mut skipped = 0;
+            for seq in 0..frames {
+                a.room(&pair(1)).await;
+                skipped += a.publish(&pair(1), crate::link_kit::frame(pair(1), seq, 60_000)).skipped;
+            }
+            skipped
+        })
+    };
+    for seq in 0..frames {
+        assert_eq!(b.frame().await.header().seq(), seq, "who reads gets all");
+    }
+    assert!(publisher.await.expect("it published") > 400, "who does not read misses what its queue does not hold");
+    let queued = a.endpoint.peers().into_iter().filter_map(|peer| match peer.state {
+        PeerState::Linked { queued_bytes, frames_skipped, .. } => Some((peer.node, queued_bytes, frames_skipped)),
+        _ => None,
+    });
+    let (_, bytes, skipped) = queued.into_iter().find(|(node, ..)| *node == raw.id).expect("it is still linked");
+    assert!(bytes <= (4 << 20) + 60_064, "{bytes} bytes wait");
+    assert_eq!(skipped, a.metrics().frames_skipped_slow + a.metrics().frames_skipped_queue_full);
+}
+
+#[tokio::test]
+async fn neighbour_that_floods_frames_does_not_starve_another() {
+    let (mut a, b) = linked(1, 2).await;
+    let raw = RawPeer::link(3, &mut a).await;
+    b.endpoint.serve(pair(100));
+    a.endpoint.join(pair(100), b.id());
+    a.joined(pair(100)).await;
+    // Eight lanes that never have enough.
+    let mut floods = Vec::new();
+    for n in 0..8 {
+        a.endpoint.join(pair(n), raw.id);
+        let mut lane = raw.lane(crate::link_kit::normal_lane(pair(n)), 0).await;
+        floods.push(tokio::spawn(async move {
+            for seq in 0.. {
+                if lane.write_all(&crate::link_kit::frame(pair(n), seq, 1000)).await.is_err() {
+                    return;
+                }
+            }
+        }));
+    }
+    eventually("the inbox is full", || a.metrics().lanes_stalled > 0).await;
+    for seq in 0..100 {
+        assert_eq!(b.endpoint.publish(&pair(100), crate::link_kit::frame(pair(100), seq, 1000)).links, 1);
+    }
+    // It has room for them, although nothing has been read.
+    let of_b = || {
+        a.endpoint.peers().into_iter().find_map(|peer| match peer.state {
+            PeerState::Linked { frames_received, .. } if peer.node == b.id() => Some(frames_received),
+            _ => None,
+        })
+    };
+    eventually("they are in the inbox", || of_b() == Some(100)).await;
+    let (mut honest, mut flood) = (0, 0);
+    while honest < 100 {
+        if a.frame().await.from == b.id() { honest += 1 } else { flood += 1 }
+    }
+    assert!(flood <= 101, "each has its turn: {flood} frames of the flood before a hundred others");
+    floods.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test]
+async fn neighbour_that_floods_control_messages_does_not_starve_another() {
+    let (mut a, mut b) = linked(1, 2).await;
+    let raw = RawPeer::link(3, &mut a).await;
+    a.endpoint.serve(pair(1));
+    let flood = tokio::spawn(async move {
+        // Joins, unjoins, fullness, and adverts that nobody believes, as fast as they go.
+        let mut bytes = Vec::new();
+        for body in [about(3, pair(1)), about(7, pair(1)), about(5, pair(1)), about(3, pair(9)), vec![2, 1, 9]] {
+            bytes.extend(u16::try_from(body.len()).expect("short").to_le_bytes());
+            bytes.extend(body);
+        }
+        let bytes = bytes.repeat(100);
+        let (mut send, mut recv) = raw.control;
+        let read = tokio::spawn(async move { while let Ok(Some(_)) = recv.read_chunk(1 << 20, true).await {} });
+        while send.write_all(&bytes).await.is_ok() {}
+        read.abort();
+    });
+    eventually("it floods", || a.metrics().control_messages_received > 5000).await;
+    let drain = tokio::spawn(async move {
+        // The layer above takes events; or nobody would be heard.
+        loop {
+            a.event("something", |_| Some(())).await;
+        }
+    });
+    b.endpoint.join(pair(1), keys(1).id());
+    b.joined(pair(1)).await;
+    flood.abort();
+    drain.abort();
+}
+
+#[tokio::test]
+async fn forged_seqs_pass_as_they_are_and_change_nothing() {
+    let mut a = Node::start(1).await;
+    let raw = RawPeer::link(3, &mut a).await;
+    a.endpoint.join(pair(1), raw.id);
+    let mut lane = raw.lane(crate::link_kit::normal_lane(pair(1)), 0).await;
+    // Links keep no window: who has verified the signature decides.
+    for seq in [1 << 63, u64::MAX, 0, 1, 1 << 63] {
+        lane.write_all(&crate::link_kit::frame(pair(1), seq, 10)).await.expect("written");
+        assert_eq!(a.frame().await.header().seq(), seq);
+    }
 }
 
 #[tokio::test]

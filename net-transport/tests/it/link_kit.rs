@@ -207,7 +207,7 @@ pub(crate) struct RawPeer {
     pub(crate) id: NodeId,
     pub(crate) connection: quinn::Connection,
     pub(crate) control: (quinn::SendStream, quinn::RecvStream),
-    _endpoint: quinn::Endpoint,
+    endpoint: quinn::Endpoint,
 }
 
 pub(crate) fn raw_endpoint(n: u8, mesh: Mesh) -> (quinn::Endpoint, Arc<LinkIdentity>) {
@@ -249,7 +249,27 @@ impl RawPeer {
         let mut answer = vec![0; usize::from(u16::from_le_bytes(len))];
         recv.read_exact(&mut answer).await.expect("a hello");
         to.link_up(id).await;
-        Self { id, connection, control: (send, recv), _endpoint: endpoint }
+        Self { id, connection, control: (send, recv), endpoint }
+    }
+
+    /// Another connection beside the one that stands, by another dial, whose hello says that there is one; with its
+    /// control stream.
+    pub(crate) async fn another(
+        &self,
+        n: u8,
+        dial: u8,
+        to: &Node,
+    ) -> (quinn::Connection, quinn::SendStream, quinn::RecvStream) {
+        let client = raw_client(&Arc::new(LinkIdentity::new(keys(n), mesh())), to.peer().binding);
+        let connecting = self.endpoint.connect_with(client, to.address(), "net").expect("an address");
+        let connection = timeout(DEADLINE, connecting).await.expect("an answer").expect("a member is welcome");
+        let (mut send, mut recv) = connection.open_bi().await.expect("a stream");
+        let mut bytes = hello(dial);
+        bytes[HELLO_LINKED] = 1;
+        send.write_all(&bytes).await.expect("written");
+        let mut len = [0; 2];
+        recv.read_exact(&mut len).await.expect("a hello");
+        (connection, send, recv)
     }
 
     /// Says something on the control stream: the body of a message.
@@ -273,6 +293,9 @@ impl RawPeer {
         }
     }
 }
+
+/// Where a hello says whether there is another connection.
+const HELLO_LINKED: usize = 15;
 
 /// The first bytes of a control stream.
 pub(crate) fn hello(dial: u8) -> Vec<u8> {

@@ -20,6 +20,8 @@ mod link_kit;
 #[cfg(feature = "link")]
 mod link_neighbours;
 #[cfg(feature = "link")]
+mod link_realtime;
+#[cfg(feature = "link")]
 mod link_streams;
 #[cfg(feature = "link")]
 mod noise;
@@ -36,7 +38,11 @@ mod sim_nat;
 #[cfg(feature = "sim")]
 mod sim_nodes;
 #[cfg(feature = "sim")]
+mod sim_pace;
+#[cfg(feature = "sim")]
 mod sim_quinn;
+#[cfg(feature = "sim")]
+mod sim_realtime;
 #[cfg(feature = "sim")]
 mod sim_weather;
 #[cfg(feature = "link")]

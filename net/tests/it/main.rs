@@ -1,4 +1,5 @@
 //! Nodes with and without a directory.
 
 mod directory;
+mod metrics;
 mod node;
