@@ -136,7 +136,9 @@ fn acknowledged(published: &[Published]) -> Check {
 fn replayed(late: &Seen) -> Check {
     let faults: Vec<&str> = late.checks.iter().filter(|check| !check.ok).map(|check| check.says.as_str()).collect();
     let says = match faults.first() {
-        None => format!("{} earthquakes and {} alerts of quakes/ak, from the first on", late.quakes, late.alerts),
+        None => {
+            format!("{} strong earthquakes and {} alerts, by a filter, from the first on", late.quakes, late.alerts)
+        }
         Some(first) => (*first).to_owned(),
     };
     Check { name: "late subscriber has all".to_owned(), ok: faults.is_empty(), says }

@@ -67,11 +67,11 @@ async fn play(setup: Setup, orders: &mut Orders, reports: &mut Reports) -> Resul
             RoleName::Alerter => Some(alert(&node, orders, reports).await?),
             RoleName::Consumer { tampering } => {
                 let checker = Checker::new(setup.origins.clone(), |_| true);
-                Some(consume(&node, "quakes/*", checker, tampering, orders, reports).await?)
+                Some(consume(&node, None, checker, tampering, orders, reports).await?)
             }
             RoleName::Late => {
-                let checker = Checker::new(setup.origins.clone(), |quake| quake.network == "ak");
-                Some(consume(&node, "quakes/ak", checker, None, orders, reports).await?)
+                let checker = Checker::new(setup.origins.clone(), Quake::is_strong);
+                Some(consume(&node, Some(&quakes::strong_filter()), checker, None, orders, reports).await?)
             }
         };
         // The end of the orders is the end of the demo, whether it stops or was killed.
@@ -202,20 +202,23 @@ async fn alert(node: &Node, orders: &mut Orders, reports: &mut Reports) -> Resul
     Ok(events)
 }
 
-/// Subscribes from the earliest event on and checks what comes.
+/// Subscribes from the earliest event on and checks what comes: all, while it is published, or what matches, late.
 async fn consume(
     node: &Node,
-    pattern: &str,
+    filter: Option<&str>,
     mut checker: Checker,
     tampering: Option<Tampering>,
     orders: &mut Orders,
     reports: &mut Reports,
 ) -> Result<Subscription, Failure> {
-    let late = pattern != "quakes/*";
-    let mut events = node.subscribe(pattern).from(From::Earliest).await.map_err(broken)?;
+    let mut wanted = node.subscribe("quakes/*").from(From::Earliest);
+    if let Some(filter) = filter {
+        wanted = wanted.filter(filter);
+    }
+    let mut events = wanted.await.map_err(broken)?;
     ready(node, reports).await?;
     let mut tamper = Tamper::new(tampering);
-    let mut finishing = Finishing::new(late);
+    let mut finishing = Finishing::new(filter.is_some());
     let (mut came, mut first, mut last) = (0, None, Instant::now());
     while let Some(item) = finishing.next(&mut events, orders, came >= checker.expected()).await? {
         let now = Instant::now();
