@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 
-use crate::run::{cargo, lines, say};
+use crate::run::{aloud, cargo, lines, say};
 use crate::workspace::Workspace;
 
 #[derive(Debug, clap::Args)]
@@ -18,6 +18,9 @@ enum Suite {
         /// Only tests whose name contains this.
         filter: Option<String>,
     },
+    /// The log's faults with their full budgets: a process of 64 writers killed 1,000 times, every bit of 1 MiB flipped,
+    /// 10,000 bits with signatures, power cuts at every call.
+    Crash,
 }
 
 /// So many ways to get it wrong are typed at least.
@@ -26,6 +29,7 @@ const WRONG_USES_MIN: usize = 25;
 pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
     match &args.suite {
         Suite::Cli { filter } => cli(ws, filter.as_deref()),
+        Suite::Crash => crash(ws),
     }
 }
 
@@ -47,6 +51,16 @@ fn cli(ws: &Workspace, filter: Option<&str>) -> Result<()> {
         bail!("{wrong_uses} wrong uses were typed, it should be {WRONG_USES_MIN} at least");
     }
     Ok(())
+}
+
+/// The tests that have a budget, with all of it.
+fn crash(ws: &Workspace) -> Result<()> {
+    let mut command = cargo(&ws.root);
+    command
+        .args(["test", "--release", "--package", "net-redex", "--all-features", "--locked", "--lib", "--test", "it"])
+        .args(["--", "--nocapture", "crash::", "rot::", "sim::", "walk::"])
+        .env("NET_REDEX_BUDGET", "full");
+    aloud(&mut command)
 }
 
 /// How the tests begin the line of a wrong use.

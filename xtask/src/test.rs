@@ -22,6 +22,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("simulations with many seeds (here each runs with a few)", "cargo xtask sim --seeds 200"),
     ("fuzzing, and the check of its corpora", "cargo xtask fuzz --secs 10"),
     ("seeded bugs", "cargo xtask mutants"),
+    ("the log's crashes and flipped bits with their full budgets", "cargo xtask e2e crash"),
     ("benchmarks", "cargo xtask bench"),
 ];
 
