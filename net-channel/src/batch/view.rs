@@ -57,8 +57,8 @@ pub enum BatchError {
     /// The flag FIRST on a batch that is not the first of its incarnation, or none on one that is.
     #[error("the flag FIRST does not agree with seq and incarnation")]
     First,
-    /// A parent of the batch's own origin, with seq 0, or not above the one before it.
-    #[error("parent {index} is of the batch's own origin, has seq 0, or is out of order")]
+    /// A parent of the batch's own origin, with a seq that no event has, or not above the one before it.
+    #[error("parent {index} is of the batch's own origin, has a seq that no event has, or is out of order")]
     Parent {
         /// Which one.
         index: usize,
@@ -146,7 +146,7 @@ impl<'a> Head<'a> {
         for (index, parent) in parents.iter().enumerate() {
             // One parent for each origin is enough, the last one: so there is one order, and no room for padding.
             let ordered = index == 0 || parents[index - 1].origin < parent.origin;
-            if parent.origin == own || parent.seq.get() == 0 || !ordered {
+            if parent.origin == own || matches!(parent.seq.get(), 0 | u64::MAX) || !ordered {
                 return Err(BatchError::Parent { index });
             }
         }
