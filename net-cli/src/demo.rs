@@ -8,6 +8,7 @@ mod quakes;
 mod report;
 pub(crate) mod role;
 mod tamper;
+mod weather;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -30,7 +31,9 @@ use crate::host::interrupted;
 ///
 /// Two processes publish 1,707 earthquakes on 12 channels, a third publishes an alert for each strong one, a fourth
 /// subscribes to all of it and checks every event, a fifth comes late. They find each other by ticket on the loopback
-/// interface, in a temporary directory. The exit code says whether everything held.
+/// interface, in a temporary directory. All of it goes through bad weather: the sockets lose, reorder and duplicate
+/// datagrams, which links repair, and a quarter of its batches is taken from the process that checks, which gets them
+/// back from their origins. The exit code says whether everything held.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  net demo\n  net demo --json\n  net demo --sabotage forge")]
 pub(crate) struct Demo {
@@ -107,11 +110,11 @@ impl Demo {
 
     async fn tour(&self, directory: &Path, output: &crate::output::Output) -> Result<Report, Failure> {
         let began = Instant::now();
-        let setup = |name: &str, role, tickets: &[String], origins: &Origins| Setup {
-            role,
-            dir: directory.join(name),
-            tickets: tickets.to_vec(),
-            origins: origins.clone(),
+        let mut seed = 0;
+        let mut setup = |name: &str, role, tickets: &[String], origins: &Origins| {
+            seed += 1;
+            let (tickets, origins) = (tickets.to_vec(), origins.clone());
+            Setup { role, dir: directory.join(name), tickets, origins, seed }
         };
         let (mut tickets, mut origins) = (Vec::new(), Origins::default());
         output.progress("starting the processes");
@@ -167,8 +170,13 @@ impl Demo {
         };
         output.progress_done();
 
-        let processes = producers.len() + 3;
+        let at_consumer = consumer.storm().await?;
+        let mut everywhere = at_consumer;
+        for child in producers.iter_mut().chain([&mut alerter, &mut late]) {
+            everywhere += child.storm().await?;
+        }
+        let storms = (at_consumer, everywhere);
         Child::stop_all(producers.into_iter().chain([alerter, consumer, late])).await?;
-        Ok(Report::new(processes, &published, alerts, seen, late_seen, self.sabotage, began.elapsed()))
+        Ok(Report::new(&published, alerts, seen, late_seen, storms, self.sabotage, began.elapsed()))
     }
 }

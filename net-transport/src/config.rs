@@ -36,6 +36,9 @@ pub struct EndpointConfig {
     pub seed: Option<[u8; 32]>,
     /// The wall clock that node records are numbered by; the system's if none is given.
     pub clock: Option<Arc<dyn quinn::TimeSource>>,
+    /// Faults that are added to the sockets: for tests.
+    #[cfg(feature = "weather")]
+    pub weather: Option<crate::Weather>,
 }
 
 impl EndpointConfig {
@@ -65,6 +68,8 @@ impl Default for EndpointConfig {
             sockets: None,
             seed: None,
             clock: None,
+            #[cfg(feature = "weather")]
+            weather: None,
         }
     }
 }

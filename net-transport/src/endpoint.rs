@@ -104,6 +104,11 @@ impl Endpoint {
         let runtime = config.sockets.as_ref().map_or_else(tokio_runtime, |sockets| sockets.runtime.clone());
         let sockets = open_sockets(&config, &runtime)?;
         let (counters, known_addresses) = (Arc::new(Counters::default()), Arc::new(KnownAddresses::default()));
+        #[cfg(feature = "weather")]
+        let (sockets, admission) = match &config.weather {
+            Some(weather) => weather.over(sockets, admission, &runtime, &counters),
+            None => (sockets, admission),
+        };
         let sockets_open = Arc::new(OpenCount::default());
         let mut endpoints = Vec::new();
         let mut bound = Vec::new();

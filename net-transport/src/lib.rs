@@ -41,6 +41,7 @@
 //! | `link` | yes | links and the endpoint: quinn, tokio, Noise |
 //! | `mdns` | yes | discovery on the local network |
 //! | `sim` | no | a network in virtual time, for tests |
+//! | `weather` | no | sockets that lose, hold back and repeat datagrams, for tests of real processes |
 //!
 //! Without any of them the crate is formats: header, keys, bindings, tickets.
 
@@ -89,6 +90,9 @@ mod prf;
 mod quic;
 #[cfg(feature = "link")]
 mod realtime;
+#[cfg(any(feature = "sim", feature = "weather"))]
+#[cfg_attr(not(feature = "sim"), expect(unreachable_pub, reason = "public by way of `sim`"))]
+mod rng;
 #[cfg(feature = "sim")]
 pub mod sim;
 #[cfg(feature = "link")]
@@ -96,6 +100,8 @@ mod socket;
 #[cfg(feature = "link")]
 mod sync;
 mod ticket;
+#[cfg(feature = "weather")]
+mod weather;
 
 pub use admission::{Admission, AdvertId, OpenAdmission, Refusal};
 #[cfg(feature = "link")]
@@ -124,3 +130,5 @@ pub use pair::Pair;
 pub use peer::Peer;
 pub use prf::prf;
 pub use ticket::{TICKET_ADDRESSES_MAX, TICKET_PEERS_MAX, TICKET_TEXT_LEN_MAX, Ticket, TicketError};
+#[cfg(feature = "weather")]
+pub use weather::Weather;

@@ -160,6 +160,16 @@ counters! {
     adverts_taken,
     /// Nodes found on the local network.
     mdns_found,
+    /// Datagrams that were sent through bad weather, a facility of tests; this and the four below are 0 without it.
+    weather_datagrams,
+    /// Of these, the datagrams that were lost on purpose.
+    weather_lost,
+    /// Of these, the datagrams that were held back on purpose while others overtook them.
+    weather_reordered,
+    /// Of these, the datagrams that were sent twice on purpose.
+    weather_duplicated,
+    /// Received batches that were dropped on purpose above the links.
+    weather_batches_dropped,
 }
 
 #[cfg(test)]

@@ -24,6 +24,8 @@ pub struct Builder {
     listen: Vec<SocketAddr>,
     mdns: bool,
     signer: Option<SignerOption>,
+    #[cfg(feature = "weather")]
+    weather: Option<net_transport::Weather>,
 }
 
 #[derive(Clone, Debug)]
@@ -68,6 +70,8 @@ impl Default for Builder {
             listen: Vec::new(),
             mdns: true,
             signer: None,
+            #[cfg(feature = "weather")]
+            weather: None,
         }
     }
 }
@@ -116,6 +120,13 @@ impl Builder {
     /// The key that signs what this node publishes, if it is not the node's own. One process at one place holds it.
     pub fn signer(mut self, signer: Arc<dyn Signer>) -> Self {
         self.signer = Some(SignerOption(signer));
+        self
+    }
+
+    /// Adds faults to the node's sockets: for tests.
+    #[cfg(feature = "weather")]
+    pub fn weather(mut self, weather: net_transport::Weather) -> Self {
+        self.weather = Some(weather);
         self
     }
 
@@ -204,6 +215,10 @@ impl Builder {
         config.listen = listen;
         config.mdns = self.mdns;
         config.known = known;
+        #[cfg(feature = "weather")]
+        {
+            config.weather = self.weather;
+        }
         config
     }
 

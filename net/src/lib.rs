@@ -27,7 +27,8 @@
 //! # fn main() {}
 //! ```
 //!
-//! Features: `channel` (default) gives the node, `filter` (default) filters of subscriptions; `full` gives every layer there is.
+//! Features: `channel` (default) gives the node, `filter` (default) filters of subscriptions; `full` gives every layer there is;
+//! `weather` adds faults to the sockets of a node, for tests.
 
 #![forbid(unsafe_code)]
 

@@ -50,6 +50,7 @@ enum Name {
     Content,
     Order,
     Cause,
+    Before,
 }
 
 impl Name {
@@ -60,6 +61,7 @@ impl Name {
             Self::Content => "content as published",
             Self::Order => "order of each origin",
             Self::Cause => "alert names its quake as cause",
+            Self::Before => "no alert before its quake",
         }
     }
 }
@@ -94,6 +96,10 @@ impl Checker {
     pub(crate) fn take(&mut self, item: &Item) {
         match item {
             Item::Event(event) => self.take_event(event),
+            Item::Gap(gap) if gap.before.is_some() => {
+                let says = format!("an event came without {} of its causes, which {}", gap.range.len(), gap.why);
+                self.fault(Name::Before, says);
+            }
             Item::Gap(gap) => self.gaps += gap.range.len(),
             other => self.fault(Name::Once, format!("{other}")),
         }
@@ -172,6 +178,10 @@ impl Checker {
                 format!("{unverified} batches were refused: their signature is not their origin's"),
             );
         }
+        if self.alerts_first > 0 {
+            let first = self.alerts_first;
+            self.fault(Name::Before, format!("{first} alerts were delivered before their earthquake"));
+        }
         for (id, parents) in std::mem::take(&mut self.alerts) {
             match self.quakes.get(&id) {
                 Some(quake) if parents.contains(quake) => {}
@@ -185,8 +195,10 @@ impl Checker {
             Name::Content => "every byte as in the data".to_owned(),
             Name::Order => format!("{} channels, {} pairs of origin and channel", self.channels.len(), self.last.len()),
             Name::Cause => format!("{alerts} alerts"),
+            Name::Before => format!("{alerts} alerts, of another origin than their earthquakes"),
         };
-        let checks = [Name::Once, Name::Sender, Name::Content, Name::Order, Name::Cause].map(|name| {
+        let names = [Name::Once, Name::Sender, Name::Content, Name::Order, Name::Cause, Name::Before];
+        let checks = names.map(|name| {
             let faults = self.faults.get(&name);
             let says = match faults.and_then(|faults| Some((faults.first()?, faults.len() - 1))) {
                 None => kept(name),

@@ -6,6 +6,7 @@ use tokio::process::{ChildStdin, ChildStdout, Command};
 
 use crate::control::lines::{LineReader, LineWriter};
 use crate::demo::messages::{News, Order, Setup};
+use crate::demo::weather::Storm;
 use crate::failure::Failure;
 
 /// A process of the demo. It ends when its input does, and is killed when this is dropped.
@@ -50,6 +51,15 @@ impl Child {
     pub(crate) async fn ready(&mut self) -> Result<(String, String), Failure> {
         match self.next().await? {
             News::Ready { origin, ticket } => Ok((origin, ticket)),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// What the weather was on it.
+    pub(crate) async fn storm(&mut self) -> Result<Storm, Failure> {
+        self.order(&Order::Tell).await?;
+        match self.next().await? {
+            News::Storm(storm) => Ok(storm),
             other => Err(unexpected(&other)),
         }
     }

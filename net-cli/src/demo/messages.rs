@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::demo::attack::Attack;
 use crate::demo::checks::Check;
 use crate::demo::tamper::Tampering;
+use crate::demo::weather::Storm;
 
 /// The first line to a process.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -17,6 +18,8 @@ pub(crate) struct Setup {
     /// Of the processes that it links to; the first decides the mesh.
     pub(crate) tickets: Vec<String>,
     pub(crate) origins: Origins,
+    /// Of its weather.
+    pub(crate) seed: u64,
 }
 
 /// What a process does.
@@ -46,6 +49,8 @@ pub(crate) enum Order {
     Go,
     /// Everything has been published: what does not come soon does not come.
     Finish,
+    /// All is over: tell what the weather was.
+    Tell,
 }
 
 /// Lines from a process.
@@ -61,6 +66,7 @@ pub(crate) enum News {
         alerts: u64,
     },
     Seen(Seen),
+    Storm(Storm),
     Failed {
         message: String,
     },

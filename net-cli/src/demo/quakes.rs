@@ -53,11 +53,6 @@ pub(crate) fn read(payload: &[u8]) -> Option<(String, f64)> {
     Some((row.id, row.mag.unwrap_or(f64::MIN)))
 }
 
-/// The filter for earthquakes that call for an alert; it lets the alerts through too, which name the magnitude.
-pub(crate) fn strong_filter() -> String {
-    format!("mag >= {ALERT_MAGNITUDE:.1}")
-}
-
 /// Whether this magnitude calls for an alert.
 pub(crate) fn is_strong(magnitude: f64) -> bool {
     magnitude >= ALERT_MAGNITUDE

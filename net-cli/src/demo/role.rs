@@ -20,6 +20,7 @@ use crate::demo::checks::{ALERT_HEADER, Checker};
 use crate::demo::messages::{News, Order, Published, RoleName, Setup};
 use crate::demo::quakes::{self, Quake};
 use crate::demo::tamper::{Tamper, Tampering};
+use crate::demo::weather::{Storm, weather_of};
 use crate::failure::{Failure, chain};
 
 /// A process of `net demo`; it is told what to do on its standard input
@@ -67,15 +68,19 @@ async fn play(setup: Setup, orders: &mut Orders, reports: &mut Reports) -> Resul
             RoleName::Alerter => Some(alert(&node, orders, reports).await?),
             RoleName::Consumer { tampering } => {
                 let checker = Checker::new(setup.origins.clone(), |_| true);
-                Some(consume(&node, None, checker, tampering, orders, reports).await?)
+                Some(consume(&node, "quakes/*", checker, tampering, orders, reports).await?)
             }
             RoleName::Late => {
-                let checker = Checker::new(setup.origins.clone(), Quake::is_strong);
-                Some(consume(&node, Some(&quakes::strong_filter()), checker, None, orders, reports).await?)
+                let checker = Checker::new(setup.origins.clone(), |quake| quake.network == "ak");
+                Some(consume(&node, "quakes/ak", checker, None, orders, reports).await?)
             }
         };
         // The end of the orders is the end of the demo, whether it stops or was killed.
-        while orders.next::<Order>().await?.is_some() {}
+        while let Some(order) = orders.next::<Order>().await? {
+            if let Order::Tell = order {
+                reports.send(&News::Storm(Storm::of(&node).await)).await?;
+            }
+        }
         Ok::<_, Failure>(())
     };
     let result = work.await;
@@ -86,7 +91,8 @@ async fn play(setup: Setup, orders: &mut Orders, reports: &mut Reports) -> Resul
 /// Starts the node and waits until it is linked to everybody it was told of.
 async fn start(setup: &Setup) -> Result<Node, Failure> {
     let here = "127.0.0.1:0".parse().expect("an address");
-    let mut builder = Node::builder().dir(&setup.dir).listen(here).mdns(false);
+    let mut builder =
+        Node::builder().dir(&setup.dir).listen(here).mdns(false).weather(weather_of(&setup.role, setup.seed));
     if let RoleName::Producer { attack, .. } = setup.role {
         builder = builder.signer(match attack {
             Some(attack) => Arc::new(HostileSigner::new(attack)) as Arc<dyn Signer>,
@@ -177,17 +183,17 @@ async fn alert(node: &Node, orders: &mut Orders, reports: &mut Reports) -> Resul
         let event = match finishing.next(&mut events, orders, false).await? {
             None => break,
             Some(Item::Event(event)) => event,
-            Some(Item::Gap(gap)) => {
-                handled += gap.range.len();
+            Some(item) => {
+                handled += passed_over(&item);
                 continue;
             }
-            Some(_) => continue,
         };
         // Its own alerts come back to it, as to every subscriber.
         if event.origin() == node.bus().origin() {
             continue;
         }
-        handled += 1;
+        // What comes late was counted when a gap named it.
+        handled += u64::from(!event.late());
         let Some((id, magnitude)) = quakes::read(event.payload()) else { continue };
         if quakes::is_strong(magnitude) {
             let text = serde_json::json!({ "alert": id, "mag": magnitude }).to_string();
@@ -202,31 +208,27 @@ async fn alert(node: &Node, orders: &mut Orders, reports: &mut Reports) -> Resul
     Ok(events)
 }
 
-/// Subscribes from the earliest event on and checks what comes: all, while it is published, or what matches, late.
+/// Subscribes from the earliest event on and checks what comes.
 async fn consume(
     node: &Node,
-    filter: Option<&str>,
+    pattern: &str,
     mut checker: Checker,
     tampering: Option<Tampering>,
     orders: &mut Orders,
     reports: &mut Reports,
 ) -> Result<Subscription, Failure> {
-    let mut wanted = node.subscribe("quakes/*").from(From::Earliest);
-    if let Some(filter) = filter {
-        wanted = wanted.filter(filter);
-    }
-    let mut events = wanted.await.map_err(broken)?;
+    let late = pattern != "quakes/*";
+    let mut events = node.subscribe(pattern).from(From::Earliest).await.map_err(broken)?;
     ready(node, reports).await?;
     let mut tamper = Tamper::new(tampering);
-    let mut finishing = Finishing::new(filter.is_some());
+    let mut finishing = Finishing::new(late);
     let (mut came, mut first, mut last) = (0, None, Instant::now());
     while let Some(item) = finishing.next(&mut events, orders, came >= checker.expected()).await? {
         let now = Instant::now();
         (first, last) = (first.or(Some(now)), now);
         came += match &item {
-            Item::Event(_) => 1,
-            Item::Gap(gap) => gap.range.len(),
-            _ => 0,
+            Item::Event(event) => u64::from(!event.late()),
+            item => passed_over(item),
         };
         tamper.pass(item).iter().for_each(|item| checker.take(item));
     }
@@ -234,6 +236,15 @@ async fn consume(
     let receiving_us = first.map_or(0, |first| micros(last.duration_since(first)));
     reports.send(&News::Seen(checker.finish(unverified, receiving_us))).await?;
     Ok(events)
+}
+
+/// Events that an item says will not come, or not in their place.
+fn passed_over(item: &Item) -> u64 {
+    match item {
+        Item::Gap(gap) if gap.before.is_none() => gap.range.len(),
+        Item::Sealed(sealed) => sealed.range.len(),
+        _ => 0,
+    }
 }
 
 /// When a subscriber stops waiting.

@@ -64,7 +64,6 @@
 mod link;
 mod nat;
 mod net;
-mod rng;
 mod runtime;
 mod socket;
 mod trace;
@@ -78,9 +77,10 @@ use std::time::Duration;
 pub use link::LinkConfig;
 pub use nat::{NatConfig, NatKind, Subnet};
 pub use net::SimNet;
-pub use rng::SimRng;
 pub use socket::SimSocket;
 pub use trace::{Faults, Outcome, TraceRecord};
+
+pub use crate::rng::SimRng;
 
 /// Runs a scenario in a network of its own, in virtual time, to its end; at most [`VIRTUAL_TIME_MAX`].
 ///

@@ -48,3 +48,5 @@ mod sim_weather;
 #[cfg(feature = "link")]
 mod talk;
 mod ticket;
+#[cfg(feature = "weather")]
+mod weather;
