@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
 use bytes::{Bytes, BytesMut};
@@ -39,6 +40,7 @@ pub(crate) struct Inner {
     pub(crate) cursors: Option<PathBuf>,
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) reports: Reports,
+    pub(crate) next_sub: AtomicU64,
     pub(crate) cancel: CancellationToken,
     pub(crate) tasks: TaskTracker,
 }
@@ -54,11 +56,12 @@ pub(crate) struct Reports {
 /// What handles ask of the hub.
 pub(crate) enum Command {
     Subscribe {
+        sub: SubId,
         pattern: Pattern,
         from: From,
         order: Order,
         queue: Arc<Queue>,
-        id: oneshot::Sender<SubId>,
+        made: oneshot::Sender<()>,
     },
     Advert(Bytes),
     /// A proof of equivocation that a neighbour passes on.
@@ -93,7 +96,6 @@ pub(crate) struct Hub {
     queues: BTreeMap<SubId, Arc<Queue>>,
     outboxes: BTreeMap<NodeId, mpsc::Sender<Vec<u8>>>,
     inputs: mpsc::Sender<PeerInput>,
-    next_sub: SubId,
 }
 
 pub(crate) struct HubInputs {
@@ -111,14 +113,7 @@ impl Hub {
     pub(crate) fn spawn(inner: Arc<Inner>, subscriptions: Subscriptions, mut inputs: HubInputs) {
         let (sender, mut peer_inputs) = mpsc::channel(INPUTS_LEN);
         let tasks = inner.tasks.clone();
-        let mut hub = Self {
-            inner,
-            subscriptions,
-            queues: BTreeMap::new(),
-            outboxes: BTreeMap::new(),
-            inputs: sender,
-            next_sub: 1,
-        };
+        let mut hub = Self { inner, subscriptions, queues: BTreeMap::new(), outboxes: BTreeMap::new(), inputs: sender };
         tasks.spawn(async move {
             let cancel = hub.inner.cancel.clone();
             let inner = hub.inner.clone();
@@ -128,10 +123,11 @@ impl Hub {
                 tokio::select! {
                     biased;
                     () = cancel.cancelled() => break,
+                    // First, so that whoever keeps this node busy cannot make it late.
+                    () = sleep_until(timeout) => hub.subscriptions.handle_timeout(now()),
                     Some(command) = inputs.commands.recv() => hub.handle_command(command),
                     Some(event) = inputs.events.recv() => hub.handle_event(event),
                     () = inner.reports.notify.notified() => hub.handle_reports(),
-                    () = sleep_until(timeout) => hub.subscriptions.handle_timeout(now()),
                     Some(input) = peer_inputs.recv() => hub.handle_input(input),
                     n = inputs.frames.recv_many(&mut frames, FRAMES_AT_ONCE) => {
                         if n == 0 {
@@ -155,13 +151,11 @@ impl Hub {
 
     fn handle_command(&mut self, command: Command) {
         match command {
-            Command::Subscribe { pattern, from, order, queue, id } => {
-                let sub = self.next_sub;
-                self.next_sub += 1;
-                if id.send(sub).is_ok() {
-                    self.queues.insert(sub, queue);
-                    self.subscriptions.subscribe(now(), sub, pattern, from, order);
-                }
+            Command::Subscribe { sub, pattern, from, order, queue, made } => {
+                self.queues.insert(sub, queue);
+                self.subscriptions.subscribe(now(), sub, pattern, from, order);
+                // Whoever asked may have gone; what is dropped is reported, after this.
+                let _ = made.send(());
             }
             Command::Advert(bytes) => self.handle_advert(&bytes),
             Command::Proof { from, body } => self.handle_input(PeerInput::Message { from, body }),
@@ -236,13 +230,15 @@ impl Hub {
         let Ok(verified) = Advert::verify(bytes, &self.inner.endpoint.mesh()) else { return };
         let advert = verified.advert();
         let pair = Pair { channel: verified.channel().0, origin: *advert.origin.as_bytes() };
-        let known = Known { name: advert.name.clone(), node: advert.node, entity: advert.entity, class: advert.class };
-        self.inner.events.send(if advert.closed {
-            NodeEvent::ProducerDown { pair }
-        } else {
-            NodeEvent::ProducerUp { channel: known.name.clone(), pair, node: known.node, class: known.class }
-        });
-        self.subscriptions.handle_advert(now(), pair, (!advert.closed).then_some(known));
+        if advert.closed {
+            self.inner.events.send(NodeEvent::ProducerDown { pair });
+            self.subscriptions.handle_closed(pair, advert.seq);
+            return;
+        }
+        let (node, entity, class, seq) = (advert.node, advert.entity, advert.class, advert.seq);
+        let known = Known { name: advert.name.clone(), node, entity, class, seq };
+        self.inner.events.send(NodeEvent::ProducerUp { channel: known.name.clone(), pair, node, class });
+        self.subscriptions.handle_advert(now(), pair, Some(known));
     }
 
     fn handle_input(&mut self, input: PeerInput) {

@@ -16,6 +16,7 @@ mod subscription;
 mod typed;
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -150,6 +151,9 @@ pub enum PublishError {
     /// Its key or its headers are not as they must be.
     #[error(transparent)]
     Refused(PushError),
+    /// Its causes are more than 255, one of them is no event, or the channel is realtime.
+    #[error("at most 255 causes, each an event that was received, and none in a realtime channel")]
+    Causes,
     /// The queue is full.
     #[error("the queue of this channel is full ({limit} bytes): await `publish`, or try again later")]
     QueueFull {
@@ -231,6 +235,7 @@ impl Bus {
             cursors,
             commands,
             reports: Reports::default(),
+            next_sub: AtomicU64::new(0),
             cancel: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
@@ -344,9 +349,15 @@ impl Bus {
         order: Order,
         queue: Arc<Queue>,
     ) -> Result<SubId, SubscribeError> {
-        let (id, made) = oneshot::channel();
-        let command = Command::Subscribe { pattern, from, order, queue, id };
-        self.ask(command, made).await.ok_or(SubscribeError::Closed)
+        let (made, is_made) = oneshot::channel();
+        let sub = self.inner.next_sub.fetch_add(1, Ordering::Relaxed) + 1;
+        // Whoever stops waiting has dropped a subscription that may have been made.
+        let asking = Asking { bus: self, sub: Some(sub) };
+        self.ask(Command::Subscribe { sub, pattern, from, order, queue, made }, is_made)
+            .await
+            .ok_or(SubscribeError::Closed)?;
+        asking.done();
+        Ok(sub)
     }
 
     /// The file of a position that is kept under a name.
@@ -379,7 +390,8 @@ impl Bus {
             if let Some(producer) = producers.get(&pair).filter(|producer| !producer.is_closed()) {
                 return Ok(producer.clone());
             }
-            let incarnation = self.begin_incarnation()?;
+            let used = producers.get(&pair).map_or(0, |closed| lock(&closed.publisher).next().saturating_sub(1));
+            let incarnation = self.begin_incarnation(used)?;
             let now = tokio::time::Instant::now().into_std();
             let key = SenderKey::new(inner.environment.random());
             let producer = Arc::new(Producer::new(Making {
@@ -420,12 +432,12 @@ impl Bus {
         let _ = self.inner.commands.send(Command::Advert(advert)).await;
     }
 
-    /// The first seq of a new incarnation; the floor is on disk when this returns.
-    fn begin_incarnation(&self) -> Result<u64, OpenChannelError> {
+    /// The first seq of a new incarnation, above those that are known to be used; the floor is on disk when this returns.
+    fn begin_incarnation(&self, used: u64) -> Result<u64, OpenChannelError> {
         let mut floor = lock(&self.inner.floor);
         let unix_ns = self.inner.environment.unix_ns();
-        let Some(file) = floor.as_mut() else { return Ok(first_seq(unix_ns, 0, 0)?) };
-        Ok(file.begin(unix_ns, 0)?)
+        let Some(file) = floor.as_mut() else { return Ok(first_seq(unix_ns, used, 0)?) };
+        Ok(file.begin(unix_ns, used)?)
     }
 
     fn advert(
@@ -461,6 +473,26 @@ impl Bus {
         match self.advert(producer, ChannelOptions::default(), true) {
             Ok((key, advert)) => self.tell(key, advert).await,
             Err(error) => tracing::warn!(%error, "the end of a channel is not advertised"),
+        }
+    }
+}
+
+/// A subscription that is being made, and is dropped unless it is done.
+struct Asking<'a> {
+    bus: &'a Bus,
+    sub: Option<SubId>,
+}
+
+impl Asking<'_> {
+    fn done(mut self) {
+        self.sub = None;
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        if let Some(sub) = self.sub {
+            self.bus.report_dropped(sub);
         }
     }
 }

@@ -122,6 +122,16 @@ impl Producer {
         }
     }
 
+    /// What an event names as its causes, checked here, so that nothing refuses the batch when it is sealed. Events of
+    /// this origin are causes in any case.
+    fn causes(&self, after: &[Parent]) -> Result<Vec<Parent>, PublishError> {
+        let own = self.origin.short();
+        let after: Vec<Parent> = after.iter().copied().filter(|parent| parent.origin != own).collect();
+        let sound = after.iter().all(|parent| !matches!(parent.seq, 0 | u64::MAX));
+        let allowed = self.class == Class::Reliable || after.is_empty();
+        if sound && allowed && after.len() <= PARENTS_MAX { Ok(after) } else { Err(PublishError::Causes) }
+    }
+
     /// Puts an event in the queue, or says that the queue is full.
     pub(crate) fn try_publish(&self, record: Record<'_>) -> Result<Receipt, PublishError> {
         let mut guard = self.staging();
@@ -132,17 +142,18 @@ impl Producer {
         if staging.bytes >= self.queue_bytes_max {
             return Err(PublishError::QueueFull { limit: self.queue_bytes_max });
         }
+        let after = self.causes(record.after)?;
         let time = staging.clock.tick(self.environment.unix_ms());
         let (was_empty, before) = (staging.open.is_empty(), staging.bytes);
         let pushed = match staging.open.back_mut() {
             // Explicit causes belong to a batch of their own, so that they are not claimed for its neighbours.
-            Some(open) if record.after.is_empty() && open.after.is_empty() => open.push(&record, time)?,
+            Some(open) if after.is_empty() && open.after.is_empty() => open.push(&record, time)?,
             _ => None,
         };
         let (index, cost) = match pushed {
             Some(pushed) => pushed,
             None => {
-                let mut open = Open { builder: BatchBuilder::new(), ack: Arc::default(), after: record.after.to_vec() };
+                let mut open = Open { builder: BatchBuilder::new(), ack: Arc::default(), after };
                 let pushed = open.push(&record, time)?.expect("an empty batch takes one event of any legal size");
                 staging.open.push_back(open);
                 pushed
@@ -309,13 +320,9 @@ impl Producer {
     fn seal(&self, mut open: Open, given: &Given) -> Result<(u64, Bytes), PublishError> {
         let unix_ms = self.environment.unix_ms();
         let realtime = self.class == Class::Realtime;
-        let mut causes = if realtime { vec![] } else { given.take_parents(&self.pair.channel, &self.origin) };
-        let cut = causes.len() + open.after.len() > PARENTS_MAX;
-        if cut {
-            causes.sort_unstable_by_key(|(time, _)| std::cmp::Reverse(*time));
-            causes.truncate(PARENTS_MAX.saturating_sub(open.after.len()));
-        }
-        let mut parents: Vec<Parent> = causes.into_iter().map(|(_, parent)| parent).collect();
+        let room = PARENTS_MAX - open.after.len().min(PARENTS_MAX);
+        let (mut parents, cut) =
+            if realtime { (vec![], false) } else { given.take_parents(&self.pair.channel, &self.origin, room) };
         // Two origins whose short ids clash have room for one parent; a batch names each short id once.
         parents.sort_unstable_by_key(|parent| (parent.origin, std::cmp::Reverse(parent.seq)));
         parents.dedup_by_key(|parent| parent.origin);

@@ -113,6 +113,8 @@ pub(crate) async fn run_incoming(inner: Arc<Inner>, node: NodeId, mut send: Send
                 let Some(body) = body else { break };
                 let Ok(message) = Message::decode(&body) else { break };
                 if matches!(message, Message::Equivocation { .. }) {
+                    let now = Instant::now();
+                    tokio::time::sleep_until(now + inner.served.request(&node, now.into_std())).await;
                     // The hub is gone when the node was closed; then nobody here wants to know.
                     let _ = inner.commands.send(Command::Proof { from: node, body }).await;
                     continue;

@@ -98,14 +98,20 @@ impl Subscriptions {
         }
         let limits = &self.limits;
         let feed = self.feeds.get_mut(&pair).expect("the caller looked it up");
+        let sealed_seq = sealed.seal().seq();
         let held = match feed.key(&sealed.seal().key_id()) {
             Some(key) => open(&feed.source, sealed, key),
             None => {
                 let held = Held::Locked(Box::new(sealed.seal().clone()));
-                let room = feed.class == Class::Reliable
-                    && feed.lock(now, sealed, limits.held_batches_max, limits.held_bytes_max);
+                let room = match feed.class {
+                    Class::Reliable => feed.lock(now, sealed, limits.held_batches_max, limits.held_bytes_max),
+                    Class::Realtime => {
+                        feed.keyless_since.get_or_insert(now);
+                        false
+                    }
+                };
                 if !room {
-                    self.counters.overflowed += 1;
+                    self.no_room(pair, sealed_seq, only);
                     return;
                 }
                 held
@@ -122,6 +128,15 @@ impl Subscriptions {
             let dropped = buffer.take_dropped();
             self.counters.duplicates += u64::from(duplicate);
             self.counters.overflowed += dropped;
+        }
+    }
+
+    /// A verified batch whose key is not here and for which there is no room: it is asked for again.
+    fn no_room(&mut self, pair: Pair, seq: u64, only: Option<SubId>) {
+        self.counters.overflowed += 1;
+        let subs: Vec<_> = self.feeds[&pair].sessions.iter().map(|(sub, session)| (*sub, session.line)).collect();
+        for (sub, line) in subs.into_iter().filter(|(sub, _)| only.is_none_or(|only| only == *sub)) {
+            self.buffer(sub, &pair.channel).handle_no_room(line, seq);
         }
     }
 
@@ -195,6 +210,7 @@ impl Subscriptions {
     /// Gives up on batches that have been here since before `asked_at` and whose key the origin has not given since.
     pub(super) fn shut_locked(&mut self, pair: Pair, asked_at: Instant) {
         let feed = self.feeds.get_mut(&pair).expect("the caller looked it up");
+        feed.keyless_since = None;
         for sealed in feed.unlock(|at, _| *at <= asked_at) {
             let why = SealedWhy::NoKey(sealed.seal().key_id());
             self.unlock(pair, &Held::Shut(Box::new(sealed.into_parts().0), why));
@@ -220,7 +236,8 @@ impl Subscriptions {
             return;
         };
         let line = session.line;
-        let Some(fetch) = session.fetch.take() else { return };
+        // It stays where it is until all of the answer is in: nothing else is asked for meanwhile.
+        let Some(fetch) = session.fetch.clone() else { return };
         let mut rest = answer.frames;
         while let Some((frame, after)) = split_frame(rest) {
             rest = after;
@@ -231,7 +248,10 @@ impl Subscriptions {
                 continue;
             }
             match self.verify(&pair, Bytes::copy_from_slice(frame)) {
-                Ok(sealed) => self.take(now, pair, sealed, Some(sub)),
+                Ok(sealed) => {
+                    self.take(now, pair, sealed, Some(sub));
+                    self.drain(now, sub, pair.channel);
+                }
                 Err(refused) => self.count_refused(&refused),
             }
         }
@@ -245,11 +265,12 @@ impl Subscriptions {
             if covered <= first.from && answer.next > first.from {
                 // An answer that says nothing is as good as none: the deadline of the request asks again.
                 self.counters.unexpected += 1;
-                self.session(&pair, sub).fetch = Some(fetch);
+                self.drain_all(now, pair);
                 return;
             }
-            buffer.handle_covered(now, line, covered.min(last.to));
+            buffer.handle_covered(line, covered.min(last.to));
         }
+        self.session(&pair, sub).fetch = None;
         self.drain_all(now, pair);
         self.fetch(now, sub, pair);
     }
@@ -261,8 +282,8 @@ impl Subscriptions {
             self.counters.unexpected += 1;
             return;
         };
-        // One for each pair is enough, so that a liar costs its readers two signatures and not a thousand.
-        if self.proofs.get(&pair).is_some_and(|known| known.incarnation() >= incarnation) {
+        // Few for each pair are enough, so that a liar costs its readers a few signatures and not a thousand.
+        if !self.is_news(&pair, incarnation) {
             return;
         }
         match Equivocation::verify(bytes, &self.mesh) {
@@ -273,24 +294,37 @@ impl Subscriptions {
 
     /// A new neighbour hears of all proofs, so that whoever comes later is told too.
     pub fn handle_neighbour(&mut self, node: NodeId) {
-        for proof in self.proofs.values() {
+        let mut bytes = 0;
+        for proof in self.proofs.values().flatten() {
             let message = Message::Equivocation { proof: &proof.to_bytes() }.encode();
+            bytes += message.len();
+            if bytes > PROOFS_AT_ONCE_BYTES_MAX {
+                return;
+            }
             self.actions.push_back(Action::Send { to: node, message });
         }
     }
 
-    /// Keeps a proof, tells the subscriptions and the neighbours; if one of that incarnation is known, nothing.
+    /// Is no proof of this incarnation known, and are there not so many that the origin is barred altogether?
+    fn is_news(&self, pair: &Pair, incarnation: u64) -> bool {
+        self.proofs.get(pair).is_none_or(|known| {
+            known.len() < PROOFS_PER_PAIR_MAX && known.iter().all(|proof| proof.incarnation() != incarnation)
+        })
+    }
+
+    /// Tells a proof to the subscriptions, keeps it, and passes it on; if one of that incarnation is known, nothing.
     fn take_proof(&mut self, now: Instant, pair: Pair, proof: Arc<Equivocation>) {
-        if self.proofs.get(&pair).is_some_and(|known| known.incarnation() >= proof.incarnation()) {
+        if !self.is_news(&pair, proof.incarnation()) {
             return;
         }
-        if self.proofs.len() >= self.limits.proofs_max && !self.proofs.contains_key(&pair) {
+        if self.proofs.len() < self.limits.proofs_max || self.proofs.contains_key(&pair) {
+            let message = Message::Equivocation { proof: &proof.to_bytes() }.encode();
+            self.actions.push_back(Action::SendAll { message });
+            self.proofs.entry(pair).or_default().push(proof.clone());
+        } else {
+            // It is not passed on; what this node sees itself it acts on all the same.
             self.counters.refused_full += 1;
-            return;
         }
-        let message = Message::Equivocation { proof: &proof.to_bytes() }.encode();
-        self.actions.push_back(Action::SendAll { message });
-        self.proofs.insert(pair, proof.clone());
         let Some(feed) = self.feeds.get(&pair) else { return };
         let sessions: Vec<_> = feed.sessions.iter().map(|(sub, session)| (*sub, session.line)).collect();
         for (sub, line) in sessions {
@@ -299,6 +333,11 @@ impl Subscriptions {
         }
     }
 }
+
+/// The most proofs of one origin in one channel, each of another incarnation.
+const PROOFS_PER_PAIR_MAX: usize = 4;
+/// The most bytes of proofs that a new neighbour is sent.
+const PROOFS_AT_ONCE_BYTES_MAX: usize = 1 << 20;
 
 /// Why a frame changes nothing.
 enum Refused {

@@ -10,15 +10,13 @@ use std::time::{Duration, Instant};
 use net_transport::ShortId;
 
 use crate::core::item::{Gap, GapWhy, Item, Source};
-use crate::core::line::{Delivery, GAP_AFTER, Held, Line, Offered, Step};
+use crate::core::line::{CLAIM_MAX, Delivery, GAP_AFTER, Held, Line, Offered, Step};
 use crate::core::{Limits, SeqRange};
 use crate::mutants::mutant;
 use crate::{Class, Dot, Equivocation, Parent};
 
 /// What waits for somebody who waits looks again this long after that one's time is up.
 const AFTER_OTHERS: Duration = Duration::from_millis(1);
-/// How far beyond what an origin has told the causes may lie that are asked for on somebody else's word.
-const CLAIM_MAX: u64 = 1 << 20;
 
 /// In which order a subscription gets the events of a channel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,6 +43,7 @@ pub struct DeliveryBuffer {
     /// Lines that may have something to deliver.
     dirty: VecDeque<LineId>,
     out: VecDeque<Delivery>,
+    out_bytes: usize,
     timers: BTreeSet<(Instant, LineId)>,
     /// Time before this does not count as waiting: nothing could be delivered then.
     floor: Instant,
@@ -96,6 +95,7 @@ impl DeliveryBuffer {
             by_origin: HashMap::new(),
             dirty: VecDeque::new(),
             out: VecDeque::new(),
+            out_bytes: 0,
             timers: BTreeSet::new(),
             floor: now,
             held: 0,
@@ -144,8 +144,8 @@ impl DeliveryBuffer {
     }
 
     /// Everything that the source has below `covered` has been offered.
-    pub fn handle_covered(&mut self, now: Instant, id: LineId, covered: u64) {
-        self.lines[id].line.cover(now, covered);
+    pub fn handle_covered(&mut self, id: LineId, covered: u64) {
+        self.lines[id].line.cover(covered);
         self.mark(id);
     }
 
@@ -162,6 +162,7 @@ impl DeliveryBuffer {
     /// The origin was started again with its channel in another class.
     pub fn set_class(&mut self, id: LineId, class: Class) {
         self.lines[id].line.class = class;
+        self.wake_waiters(id, u64::MAX);
         self.mark(id);
     }
 
@@ -174,9 +175,12 @@ impl DeliveryBuffer {
     /// A verified batch of this origin. Beyond the limits, what lies furthest ahead is dropped, and asked for later.
     pub fn offer(&mut self, now: Instant, id: LineId, held: Held) -> Offered {
         let before = self.measure(id);
-        let (offered, late) = self.lines[id].line.offer(now, held);
+        let room = self.out_bytes < self.limits.held_bytes_max;
+        let (offered, late) = self.lines[id].line.offer(now, held, room);
         self.account(id, before);
-        self.out.extend(late);
+        if let Some(late) = late {
+            self.put(late);
+        }
         if offered == Offered::Held {
             self.shrink(id);
             self.mark(id);
@@ -192,28 +196,28 @@ impl DeliveryBuffer {
 
     /// The origin signed two different batches for one place.
     pub fn handle_equivocation(&mut self, id: LineId, proof: Arc<Equivocation>) {
-        if self.lines[id].line.quarantined().is_some_and(|incarnation| incarnation >= proof.incarnation()) {
+        if self.lines[id].line.is_barred(proof.incarnation()) {
             return;
         }
         let before = self.measure(id);
         let seq = proof.seq();
         let item = self.lines[id].line.fork(seq, Some(proof));
         self.account(id, before);
-        self.out.push_back(Delivery::Item(item));
+        self.put(Delivery::Item(item));
         self.wake_waiters(id, u64::MAX);
         self.mark(id);
     }
 
     /// The origin's Tick names another batch than the one that was delivered as its last, so it signed two.
     pub fn handle_contradiction(&mut self, id: LineId, seq: u64, incarnation: u64) {
-        if self.lines[id].line.quarantined().is_some_and(|quarantined| quarantined >= incarnation) {
+        if self.lines[id].line.is_barred(incarnation) {
             return;
         }
         self.lines[id].line.exists(seq, incarnation);
         let before = self.measure(id);
         let item = self.lines[id].line.fork(seq, None);
         self.account(id, before);
-        self.out.push_back(Delivery::Item(item));
+        self.put(Delivery::Item(item));
         self.wake_waiters(id, u64::MAX);
     }
 
@@ -221,6 +225,7 @@ impl DeliveryBuffer {
     pub fn next(&mut self, now: Instant) -> Option<Delivery> {
         loop {
             if let Some(delivery) = self.out.pop_front() {
+                self.out_bytes -= delivery.cost();
                 return Some(delivery);
             }
             let id = self.dirty.pop_front()?;
@@ -312,6 +317,17 @@ impl DeliveryBuffer {
         std::mem::take(&mut self.dropped)
     }
 
+    /// There was no room for a batch that a source gave: it is asked for again.
+    pub fn handle_no_room(&mut self, id: LineId, seq: u64) {
+        self.lines[id].line.drop_from(seq);
+        self.dropped += 1;
+    }
+
+    fn put(&mut self, delivery: Delivery) {
+        self.out_bytes += delivery.cost();
+        self.out.push_back(delivery);
+    }
+
     fn mark(&mut self, id: LineId) {
         if !std::mem::replace(&mut self.lines[id].is_dirty, true) {
             self.dirty.push_back(id);
@@ -341,14 +357,17 @@ impl DeliveryBuffer {
         }
         self.account(id, before);
         while self.is_over() {
-            let largest = (0..self.lines.len()).max_by_key(|id| self.lines[*id].line.held_bytes);
-            let Some(largest) = largest else { return };
+            // By what there is too much of.
+            let by_bytes = self.held_bytes > self.limits.channel_bytes_max;
+            let size = |id: &LineId| {
+                let line = &self.lines[*id].line;
+                if by_bytes { line.held_bytes } else { line.held_len() }
+            };
+            let lines = (0..self.lines.len()).filter(|id| self.lines[*id].line.can_shrink());
+            let Some(largest) = lines.max_by_key(size) else { return };
             let before = self.measure(largest);
-            let shrunk = self.lines[largest].line.shrink(&limits, true);
+            self.lines[largest].line.shrink(&limits, true);
             self.account(largest, before);
-            if !shrunk {
-                return;
-            }
             self.dropped += 1;
         }
     }
@@ -358,11 +377,15 @@ impl DeliveryBuffer {
         let before = self.measure(id);
         let step = self.lines[id].line.step(now, self.floor);
         self.account(id, before);
+        if !matches!(step, Step::Ready) {
+            // What waited for its causes is gone, or is not the next any more.
+            self.lines[id].blocked = None;
+        }
         let until = match step {
             Step::Idle => None,
             Step::Wait(until) => Some(until),
             Step::Item(item) => {
-                self.out.push_back(Delivery::Item(item));
+                self.put(Delivery::Item(item));
                 self.moved(id);
                 None
             }
@@ -372,7 +395,7 @@ impl DeliveryBuffer {
                     let before = self.measure(id);
                     let delivery = self.lines[id].line.deliver(now);
                     self.account(id, before);
-                    self.out.push_back(delivery);
+                    self.put(delivery);
                     self.moved(id);
                     None
                 }
@@ -464,9 +487,11 @@ impl DeliveryBuffer {
             return Cause::Missing(waited, GapWhy::Denied);
         }
         let mut until = line.moved_at.max(self.floor).max(since) + GAP_AFTER;
-        if self.lines[waited].blocked.is_some() && !self.waits_for(waited, id) {
+        let other = &self.lines[waited];
+        let looks_again = other.is_dirty || other.deadline.is_some();
+        if other.blocked.is_some() && looks_again && !self.waits_for(waited, id) {
             // It waits itself, and not for this one: it comes first, with or without what it waits for.
-            until = until.max(self.lines[waited].deadline.map_or(now, |at| at.max(now)) + AFTER_OTHERS);
+            until = until.max(other.deadline.map_or(now, |at| at.max(now)) + AFTER_OTHERS);
             self.mark(waited);
         }
         if now >= until {
@@ -500,9 +525,9 @@ impl DeliveryBuffer {
         for (id, seq, why) in missing {
             let line = &mut self.lines[id].line;
             let source = line.source.clone();
-            for range in line.name(seq) {
+            for range in line.name(seq, why) {
                 let gap = Gap { source: source.clone(), range, why, before: Some(before) };
-                self.out.push_back(Delivery::Item(Item::Gap(gap)));
+                self.put(Delivery::Item(Item::Gap(gap)));
             }
             self.wake_waiters(id, seq.saturating_add(1));
         }

@@ -24,10 +24,13 @@ pub(super) struct Feed {
     /// How long the join took: a round trip to the origin's node.
     pub(super) round_trip: Duration,
     pub(super) join_again_at: Option<Instant>,
-    keys: BTreeMap<KeyId, SenderKey>,
+    /// In the order in which they came.
+    keys: VecDeque<(KeyId, SenderKey)>,
     /// Verified batches whose key has not come yet, by seq.
     pub(super) locked: BTreeMap<u64, (Instant, SealedBatch)>,
     locked_bytes: usize,
+    /// Since when realtime batches have come whose key is not here; those are not kept.
+    pub(super) keyless_since: Option<Instant>,
     /// The last batches that verified, to find those that contradict them.
     recent: VecDeque<VerifiedSeal>,
     pub(super) sessions: BTreeMap<SubId, Session>,
@@ -52,7 +55,7 @@ pub(super) struct Session {
 }
 
 /// A request under way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Fetch {
     pub(super) id: u64,
     pub(super) ranges: Vec<SeqRange>,
@@ -88,9 +91,10 @@ impl Feed {
             join_sent_at: now,
             round_trip: Duration::ZERO,
             join_again_at: None,
-            keys: BTreeMap::new(),
+            keys: VecDeque::new(),
             locked: BTreeMap::new(),
             locked_bytes: 0,
+            keyless_since: None,
             recent: VecDeque::new(),
             sessions: BTreeMap::new(),
             full: false,
@@ -102,16 +106,18 @@ impl Feed {
     }
 
     pub(super) fn key(&self, id: &KeyId) -> Option<&SenderKey> {
-        self.keys.get(id)
+        self.keys.iter().rev().find(|(known, _)| known == id).map(|(_, key)| key)
     }
 
     pub(super) fn add_key(&mut self, key: SenderKey) {
-        if self.keys.len() >= KEYS_MAX {
-            // Keys are never reused, so one that has opened nothing lately is the one to go; any will do here,
-            // because a batch whose key is missing makes the subscription ask again.
-            self.keys.pop_first();
+        self.keyless_since = None;
+        if self.key(&key.key_id()).is_some() {
+            return;
         }
-        self.keys.insert(key.key_id(), key);
+        if self.keys.len() >= KEYS_MAX {
+            self.keys.pop_front();
+        }
+        self.keys.push_back((key.key_id(), key));
     }
 
     /// Keeps a batch until its key comes, if there is room.
@@ -179,7 +185,7 @@ impl Feed {
     /// When the origin is to be asked for a key that has not come.
     pub(super) fn locked_due(&self) -> Option<Instant> {
         let asked_at = self.sessions.values().map(|session| session.asked_at).max()?;
-        let oldest = self.locked.values().map(|(at, _)| *at).min()?;
+        let oldest = self.locked.values().map(|(at, _)| *at).chain(self.keyless_since).min()?;
         // What was asked for after the batch came is being answered.
         (self.is_running() && oldest >= asked_at).then(|| oldest + LOCKED_ASK_AFTER)
     }

@@ -13,6 +13,11 @@ use crate::{BatchHash, Class, Equivocation, EventBatch, VerifiedSeal};
 /// How long an event waits for what is missing before it while nothing moves: then a gap says so, and it is delivered.
 pub const GAP_AFTER: Duration = Duration::from_secs(5);
 
+/// How far beyond what an origin has told the causes may lie that are asked for, or named whole, on somebody else's word.
+pub(super) const CLAIM_MAX: u64 = 1 << 20;
+/// Incarnations of one origin that are quarantined apart; after one more, the origin is.
+const QUARANTINES_MAX: usize = 4;
+
 /// A verified batch that waits for its turn.
 #[derive(Clone, Debug)]
 pub enum Held {
@@ -125,8 +130,8 @@ pub(super) struct Line {
     pub(super) behind: bool,
     /// Named in a gap, and not delivered.
     named: Ranges,
-    /// The incarnation of which nothing more is delivered, and from which seq on.
-    quarantine: Option<(u64, u64)>,
+    /// The incarnations of which nothing more is delivered, and from which seq on.
+    quarantine: BTreeMap<u64, u64>,
     /// When it last got further.
     pub(super) moved_at: Instant,
     /// What the origin said last of where it stands: its next seq, and when it was asked.
@@ -152,7 +157,7 @@ impl Line {
             dropped_from: None,
             behind: false,
             named: Ranges::default(),
-            quarantine: None,
+            quarantine: BTreeMap::new(),
             moved_at: now,
             told: None,
         }
@@ -180,10 +185,16 @@ impl Line {
     }
 
     /// All that the source has below `covered` has been offered.
-    pub(super) fn cover(&mut self, now: Instant, covered: u64) {
+    pub(super) fn cover(&mut self, covered: u64) {
         let covered = self.dropped_from.map_or(covered, |seq| covered.min(seq));
         self.covered = self.covered.max(covered);
-        self.moved_at = now;
+    }
+
+    /// There is no room for what the source gave of this seq and beyond: it is asked for again.
+    pub(super) fn drop_from(&mut self, seq: u64) {
+        self.covered = self.covered.min(seq);
+        self.dropped_from = Some(self.dropped_from.map_or(seq, |before| before.min(seq)));
+        self.behind = true;
     }
 
     /// A source is asked from the beginning again: what another said before does not bind it.
@@ -196,15 +207,15 @@ impl Line {
         !self.started || range.to > self.next || self.named.within(range).next().is_some()
     }
 
-    /// A verified batch. One that a gap has named comes back at once, to be delivered late.
-    pub(super) fn offer(&mut self, now: Instant, held: Held) -> (Offered, Option<Delivery>) {
+    /// A verified batch. One that a gap has named comes back at once, to be delivered late, if there is room for that.
+    pub(super) fn offer(&mut self, now: Instant, held: Held, room: bool) -> (Offered, Option<Delivery>) {
         let range = held.range();
         self.exists(range.to, held.seal().incarnation());
         if self.is_quarantined(held.seal()) || self.held.contains_key(&range.from) {
             return (Offered::Duplicate, None);
         }
         if self.started && range.to <= self.next && !mutant("skip_dedup") {
-            let late = self.late(held);
+            let late = if room { self.late(held) } else { None };
             return (if late.is_some() { Offered::Held } else { Offered::Duplicate }, late);
         }
         if self.class == Class::Realtime && range.from < self.next {
@@ -239,10 +250,13 @@ impl Line {
         };
         let (_, (_, dropped)) = self.held.pop_last().expect("it was looked at above");
         self.held_bytes -= dropped.cost();
-        self.covered = self.covered.min(seq);
-        self.dropped_from = Some(self.dropped_from.map_or(seq, |before| before.min(seq)));
-        self.behind = true;
+        self.drop_from(seq);
         true
+    }
+
+    /// Does it hold something that may be dropped?
+    pub(super) fn can_shrink(&self) -> bool {
+        self.held.last_key_value().is_some_and(|(seq, _)| *seq > self.next)
     }
 
     pub(super) fn held_len(&self) -> usize {
@@ -267,10 +281,7 @@ impl Line {
 
     /// Seqs below this are to be delivered, as far as is known.
     pub(super) fn end(&self) -> u64 {
-        match self.quarantine {
-            Some((_, from)) if self.is_stopped() => self.target.min(from),
-            _ => self.target,
-        }
+        self.stop().map_or(self.target, |from| self.target.min(from))
     }
 
     /// What to ask a source for: always what is missing before the first batch held, and the rest, up to what is known
@@ -376,13 +387,22 @@ impl Line {
 
     /// Will nothing of this seq be delivered, because the origin contradicted itself before it?
     pub(super) fn is_cut_off(&self, seq: u64) -> bool {
-        self.quarantine.is_some_and(|(_, from)| seq >= from) && self.is_stopped()
+        self.is_stopped() && seq >= self.end()
     }
 
-    /// Names what is not waited for, up to this seq.
-    pub(super) fn name(&mut self, seq: u64) -> Vec<SeqRange> {
-        let from = if self.started { self.next.min(seq) } else { seq };
-        let ranges = self.named.without(SeqRange { from, to: seq.saturating_add(1) });
+    /// Tells what is not waited for, up to this seq, which others name as a cause, and remembers it as named.
+    ///
+    /// What only others say of this origin must not touch its events that are still to come: of what lies far beyond all
+    /// that it has told, the one seq alone is named, and of what it denies nothing is remembered.
+    pub(super) fn name(&mut self, seq: u64, why: GapWhy) -> Vec<SeqRange> {
+        let cause = SeqRange { from: seq, to: seq.saturating_add(1) };
+        if why == GapWhy::Denied {
+            return vec![cause];
+        }
+        let before = if self.started { self.next.min(seq) } else { seq };
+        let known = if seq.saturating_sub(self.end()) > CLAIM_MAX { self.end().clamp(before, seq) } else { seq };
+        let mut ranges = self.named.without(SeqRange { from: before, to: known });
+        ranges.extend(self.named.without(cause));
         ranges.iter().for_each(|range| self.named.insert(*range));
         ranges
     }
@@ -393,24 +413,35 @@ impl Line {
             Some(proof) => proof.incarnation(),
             None => self.held.get(&seq).map_or(self.origin_incarnation, |(_, held)| held.seal().incarnation()),
         };
-        self.quarantine = Some((incarnation, seq));
-        self.held.retain(|_, (_, held)| held.seal().incarnation() != incarnation || held.seal().next_seq() <= seq);
+        // One that contradicts itself again and again is not heard any more.
+        let barred = self.quarantine.len() >= QUARANTINES_MAX;
+        let (incarnation, seq) = if barred { (u64::MAX, self.next) } else { (incarnation, seq) };
+        let from = self.quarantine.entry(incarnation).or_insert(seq);
+        *from = (*from).min(seq);
+        let quarantine = std::mem::take(&mut self.quarantine);
+        self.held.retain(|_, (_, held)| !is_quarantined(&quarantine, held.seal()));
+        self.quarantine = quarantine;
         self.held_bytes = self.held.values().map(|(_, held)| held.cost()).sum();
         Item::Equivocation(Fork { source: self.source.clone(), seq, proof })
     }
 
-    /// The incarnation that is quarantined, if one is.
-    pub(super) fn quarantined(&self) -> Option<u64> {
-        self.quarantine.map(|(incarnation, _)| incarnation)
+    /// Is nothing more of this incarnation delivered?
+    pub(super) fn is_barred(&self, incarnation: u64) -> bool {
+        self.quarantine.contains_key(&incarnation) || self.quarantine.contains_key(&u64::MAX)
     }
 
     fn is_quarantined(&self, seal: &VerifiedSeal) -> bool {
-        self.quarantine.is_some_and(|(incarnation, from)| incarnation == seal.incarnation() && seal.next_seq() > from)
+        is_quarantined(&self.quarantine, seal)
+    }
+
+    /// From which seq on nothing is delivered of the incarnation that the origin is in.
+    fn stop(&self) -> Option<u64> {
+        self.quarantine.get(&u64::MAX).or_else(|| self.quarantine.get(&self.origin_incarnation)).copied()
     }
 
     /// Is the incarnation that the origin is in quarantined?
     fn is_stopped(&self) -> bool {
-        self.quarantined().is_some_and(|incarnation| incarnation >= self.origin_incarnation)
+        self.stop().is_some()
     }
 
     fn pop(&mut self) -> Held {
@@ -468,4 +499,10 @@ impl Line {
         }
         Item::Gap(Gap { source, range, why, before: None })
     }
+}
+
+/// Does the batch lie where its origin contradicted itself, or beyond?
+fn is_quarantined(quarantine: &BTreeMap<u64, u64>, seal: &VerifiedSeal) -> bool {
+    quarantine.contains_key(&u64::MAX)
+        || quarantine.get(&seal.incarnation()).is_some_and(|from| seal.next_seq() > *from)
 }

@@ -16,6 +16,8 @@ pub const SUBSCRIBERS_MAX: usize = 4_096;
 const SUBSCRIPTIONS_PER_NODE_MAX: usize = 1_024;
 /// Sender keys are replaced when they are this old.
 pub const KEY_AGE_MAX: Duration = Duration::from_secs(3600);
+/// The most keys that are kept to be granted; what older ones sealed cannot be opened by who comes later.
+const KEYS_MAX: usize = 200;
 /// How long a grant is good for, in seconds: longer than its key is used for sealing.
 const GRANT_LIFE_SECS: u64 = 7 * 24 * 3600;
 
@@ -156,7 +158,8 @@ impl Publisher {
         // A key whose every batch has left the cache opens nothing that this node can still give.
         let oldest = self.cache.first().unwrap_or(self.next);
         let keep_from = self.keys.iter().rposition(|k| k.first_seq <= oldest).unwrap_or(0);
-        self.keys.drain(..keep_from);
+        let too_many = self.keys.len().saturating_sub(KEYS_MAX);
+        self.keys.drain(..keep_from.max(too_many));
         Ok(grants)
     }
 

@@ -57,7 +57,7 @@ pub struct Limits {
     pub feeds_max: usize,
     /// Adverts of other nodes that this node remembers.
     pub adverts_max: usize,
-    /// Proofs of equivocation that this node keeps, one for each pair.
+    /// Pairs of which this node keeps proofs of equivocation.
     pub proofs_max: usize,
 }
 
@@ -170,6 +170,8 @@ pub struct Known {
     pub entity: EntityId,
     /// Reliable or realtime.
     pub class: Class,
+    /// Which of the origin's adverts says so: a later one has a higher number.
+    pub seq: u64,
 }
 
 /// All subscriptions of one node.
@@ -187,7 +189,7 @@ pub struct Subscriptions {
     pub(super) next_id: u64,
     /// Subscribe messages without an answer yet.
     asked: BTreeMap<u64, (Pair, SubId)>,
-    pub(super) proofs: BTreeMap<Pair, Arc<Equivocation>>,
+    pub(super) proofs: BTreeMap<Pair, Vec<Arc<Equivocation>>>,
     pub(super) counters: Counters,
 }
 
@@ -284,10 +286,10 @@ impl Subscriptions {
         channels.map(|channel| channel.buffer.held()).fold((0, 0), |(a, b), (c, d)| (a + c, b + d))
     }
 
-    /// The proof that this origin signed two batches for one place, if this node has it.
+    /// The proofs that this origin signed two batches for one place, of each of its incarnations that this node knows of.
     #[must_use]
-    pub fn proof(&self, pair: &Pair) -> Option<&Arc<Equivocation>> {
-        self.proofs.get(pair)
+    pub fn proofs(&self, pair: &Pair) -> &[Arc<Equivocation>] {
+        self.proofs.get(pair).map_or(&[], Vec::as_slice)
     }
 
     /// The next thing to do, if any.
@@ -333,9 +335,8 @@ impl Subscriptions {
         }
         for pair in state.pairs {
             let Some(feed) = self.feeds.get_mut(&pair) else { continue };
-            if let Some(Session { phase: Phase::Running { id } | Phase::Asked { id, .. }, .. }) =
-                feed.sessions.remove(&sub)
-            {
+            if let Some(Session { asked_as: Some(id), .. }) = feed.sessions.remove(&sub) {
+                self.asked.remove(&id);
                 let message = Message::Unsubscribe { id, pair }.encode();
                 self.actions.push_back(Action::Send { to: feed.node, message });
             }
@@ -348,17 +349,29 @@ impl Subscriptions {
         }
     }
 
-    /// A producer's advert, verified; `known` is nothing when the producer has closed or its node is gone.
+    /// A producer's advert that says that it has closed, verified. One that is older than what is known changes nothing.
+    pub fn handle_closed(&mut self, pair: Pair, seq: u64) {
+        if self.known.get(&pair).is_some_and(|known| known.seq < seq) {
+            self.known.remove(&pair);
+        }
+    }
+
+    /// A producer's advert, verified; `known` is nothing when its node is gone. One that is older than what is known, on
+    /// whatever node, changes nothing.
     pub fn handle_advert(&mut self, now: Instant, pair: Pair, known: Option<Known>) {
         let Some(known) = known else {
             // What was subscribed stays: the producer may come back, and the application's position with it.
             self.known.remove(&pair);
             return;
         };
+        if self.known.get(&pair).is_some_and(|before| before.seq > known.seq) {
+            return;
+        }
         if self.known.len() >= self.limits.adverts_max && !self.known.contains_key(&pair) {
             self.counters.refused_full += 1;
             return;
         }
+        let is_newer = self.known.get(&pair).is_none_or(|before| before.seq < known.seq);
         if let Some(feed) = self.feeds.get_mut(&pair) {
             let moved = feed.node != known.node;
             if moved {
@@ -379,6 +392,10 @@ impl Subscriptions {
             }
             if moved {
                 self.interrupt(pair, Phase::Idle);
+            } else if is_newer && self.feeds[&pair].joined {
+                // A producer that was opened again on its node knows nothing of who had subscribed to the one before.
+                let subs: Vec<SubId> = self.feeds[&pair].sessions.keys().copied().collect();
+                subs.into_iter().for_each(|sub| self.ask(now, pair, sub));
             }
             self.schedule(pair);
         }
@@ -455,22 +472,22 @@ impl Subscriptions {
         if state.queued > limit / 2 {
             return;
         }
-        if std::mem::take(&mut state.full) {
-            let pairs: Vec<Pair> = state.pairs.iter().copied().collect();
-            pairs.into_iter().for_each(|pair| self.tell_full(pair));
-        }
-        let state = self.subs.get_mut(&sub).expect("it was there above");
+        let was_full = std::mem::take(&mut state.full);
         let (stalled, blocked) = (std::mem::take(&mut state.stalled), std::mem::take(&mut state.blocked));
         let channels: BTreeSet<[u8; 32]> = stalled.into_iter().chain(blocked.iter().map(|pair| pair.channel)).collect();
         for channel in channels {
             self.buffer(sub, &channel).handle_resumed(now);
             self.drain(now, sub, channel);
         }
-        for pair in blocked {
-            self.fetch(now, sub, pair);
-            self.tell_full(pair);
-            self.schedule(pair);
+        for pair in &blocked {
+            self.fetch(now, sub, *pair);
+            self.schedule(*pair);
         }
+        // After the drains: they may have ended what made a pair full, or filled the queue again.
+        let state = self.subs.get(&sub).expect("it was there above");
+        let pairs: Vec<Pair> =
+            if was_full { state.pairs.iter().copied().collect() } else { blocked.into_iter().collect() };
+        pairs.into_iter().for_each(|pair| self.tell_full(pair));
     }
 
     /// Does what is due.
@@ -541,7 +558,7 @@ impl Subscriptions {
             .entry(pair.channel)
             .or_insert_with(|| Channel { buffer: DeliveryBuffer::new(now, order, limits.clone()), due: None });
         let line = channel.buffer.add(now, feed.source.clone(), feed.class, start.err());
-        if let Some(proof) = self.proofs.get(&pair) {
+        for proof in self.proofs.get(&pair).into_iter().flatten() {
             channel.buffer.handle_equivocation(line, proof.clone());
         }
         feed.sessions.insert(sub, Session::new(now, line, start.ok()));
@@ -606,8 +623,10 @@ impl Subscriptions {
 
     /// What was asked with this id, if it was asked of this node and nothing has been asked for the session since.
     fn answered(&mut self, from: &NodeId, id: u64) -> Option<(Pair, SubId)> {
-        let (pair, sub) = self.asked.remove(&id)?;
+        let (pair, sub) = *self.asked.get(&id)?;
+        // Only whoever was asked can answer: anybody else could make this node forget its question.
         let feed = self.feeds.get(&pair).filter(|feed| feed.node == *from)?;
+        self.asked.remove(&id);
         let session = feed.sessions.get(&sub)?;
         matches!(session.phase, Phase::Asked { id: asked, .. } if asked == id).then_some((pair, sub))
     }
@@ -661,6 +680,7 @@ impl Subscriptions {
             // What is missing is not asked for while the application is behind, so it is not missed either.
             buffer.handle_resumed(now);
         }
+        let mut touched = BTreeSet::new();
         loop {
             if state.queued >= limit {
                 state.stalled.insert(channel);
@@ -669,6 +689,7 @@ impl Subscriptions {
             let Some(delivery) = buffer.next(now) else { break };
             state.queued += delivery.cost();
             if let Some(pair) = self.counters.count(&delivery) {
+                touched.insert(pair);
                 let feed = self.feeds.get_mut(&pair).expect("a line's feed exists");
                 if feed.report_at.is_none() {
                     feed.report_at = Some(feed.reported_at.map_or(now, |at| now.max(at + REPORT_EVERY)));
@@ -682,7 +703,10 @@ impl Subscriptions {
         }
         let became_full = !state.full && state.queued >= limit / 4 * 3;
         state.full |= became_full;
-        let touched = if became_full { state.pairs.iter().copied().collect() } else { needy.clone() };
+        touched.extend(&needy);
+        if became_full {
+            touched.extend(&state.pairs);
+        }
         needy.into_iter().for_each(|pair| self.fetch(now, sub, pair));
         touched.into_iter().for_each(|pair| self.tell_full(pair));
         self.schedule_channel(sub, channel);

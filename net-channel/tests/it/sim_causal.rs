@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use net_channel::core::Limits;
+use net_channel::core::{Limits, Message, RefusedWhy};
 use net_channel::{
     BatchBuilder, BatchHash, ChannelHash, Class, Cursor, From, Hlc, Order, SealParams, SenderKey, SeqRange, Tick,
     TickParams,
@@ -99,6 +99,64 @@ fn a_cause_that_its_origin_denies_is_named_at_once_and_others_keep_their_pace() 
     assert_eq!(log.iter().filter(|(node, seen)| *node == 1 && matches!(seen, Seen::Event(..))).count(), 20);
     assert!(log.iter().any(|(node, seen)| *node == 0 && matches!(seen, Seen::Gap(range) if range.to == bogus.seq + 1)));
     assert!(w.payloads(2, 1).len() == 40);
+    assert!(!log.iter().any(|(_, seen)| matches!(seen, Seen::Late(..))), "what is still to come was not named");
+    // And the order of honest events holds after that.
+    w.deafen(0, 2, true);
+    question_and_answer(&mut w);
+    w.run_for(SECOND);
+    assert_eq!(w.payloads(2, 1)[40..], ["question", "answer"]);
+}
+
+#[test]
+fn nobody_can_answer_for_another() {
+    let mut w = World::new(19, 3);
+    w.open(0, "c");
+    w.publish(0, "c", &[b"one"]);
+    w.subscribe(2, 1, "c", From::Earliest);
+    for id in 0..200 {
+        let lies = [
+            Message::Refused { id, why: RefusedWhy::NotHere },
+            Message::Subscribed { id, start: 9, next: 9, incarnation: 1, kept_from: 1 },
+        ];
+        lies.iter().for_each(|lie| w.say(1, 2, lie));
+    }
+    w.run_for(SECOND);
+    assert_eq!(w.payloads(2, 1), ["one"]);
+    assert!(w.counters(2).unexpected >= 200);
+}
+
+#[test]
+fn a_decoy_proof_hides_no_contradiction() {
+    let mut w = conversation(20, 4);
+    let decoy = w.prove(0, "c", 1 << 62);
+    for node in 1..4 {
+        w.say(0, node, &Message::Equivocation { proof: &decoy });
+    }
+    w.publish(0, "c", &[b"before"]);
+    w.run_for(SECOND);
+    assert_eq!(w.payloads(3, 1), ["before"], "the incarnation it is in is another");
+    w.equivocate(0, "c");
+    w.run_for(SECOND * 2);
+    for node in 1..4 {
+        let log = w.log(node, 1);
+        let seqs: Vec<u64> = log
+            .iter()
+            .filter_map(|(_, seen)| if let Seen::Equivocation { seq, .. } = seen { Some(*seq) } else { None })
+            .collect();
+        assert!(seqs.len() == 2 && seqs[1] < 1 << 62, "node {node}: {log:?}");
+    }
+}
+
+#[test]
+fn a_flood_of_proofs_is_answered_a_few_times() {
+    let mut w = conversation(21, 3);
+    for incarnation in 1..50 {
+        let proof = w.prove(0, "c", incarnation);
+        w.say(0, 2, &Message::Equivocation { proof: &proof });
+    }
+    w.run_for(SECOND);
+    let told = w.log(2, 1).iter().filter(|(_, seen)| matches!(seen, Seen::Equivocation { .. })).count();
+    assert!((1..=5).contains(&told), "{told}");
 }
 
 #[test]

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use net_channel::core::{Action, Cached, Delivery, Given, Known, Limits, Message, Publisher, Subscriptions};
 use net_channel::{
-    BatchBuilder, BatchHash, ChannelHash, ChannelName, Class, Cursor, From, Hlc, Item, Order, Parent, Pattern,
-    SealParams, SealedBatch, SenderKey, SeqRange, Tick, TickParams,
+    BatchBuilder, BatchHash, ChannelHash, ChannelName, Class, Cursor, Equivocation, From, Hlc, Item, Order, Parent,
+    Pattern, SealParams, SealedBatch, SenderKey, SeqRange, Tick, TickParams,
 };
 use net_identity::EntityId;
 use net_transport::{MeshId, NodeId, NodeKeys, Pair, Priority, Seed, Visibility};
@@ -273,7 +273,8 @@ impl World {
     fn advertise(&mut self, from: NodeId, to: NodeId, pair: Pair) {
         let producer = &self.nodes[&from].producers[&pair];
         let entity = EntityId::from_bytes(*from.as_bytes());
-        let known = Known { name: producer.name.clone(), node: from, entity, class: producer.class };
+        let (name, class) = (producer.name.clone(), producer.class);
+        let known = Known { name, node: from, entity, class, seq: producer.publisher.incarnation() };
         let now = self.instant();
         self.node(&to).known.insert(pair);
         self.node(&to).subscriptions.handle_advert(now, pair, Some(known));
@@ -352,7 +353,7 @@ impl World {
         let origin = EntityId::from_bytes(*id.as_bytes());
         let mut parents: Vec<Parent> = match realtime {
             true => vec![],
-            false => owner.given.take_parents(&pair.channel, &origin).into_iter().map(|(_, parent)| parent).collect(),
+            false => owner.given.take_parents(&pair.channel, &origin, 255).0,
         };
         parents.retain(|parent| after.iter().all(|after| after.origin != parent.origin));
         parents.extend(after);
@@ -555,7 +556,7 @@ impl World {
         let facts = FactsOf { world: self, node: id };
         let witness = &self.nodes[&id].apps[&sub].witness;
         // A contradiction of which no living node has seen both sides cannot be told.
-        let proved = |pair: &Pair| self.nodes.values().any(|node| node.subscriptions.proof(pair).is_some());
+        let proved = |pair: &Pair| self.nodes.values().any(|node| !node.subscriptions.proofs(pair).is_empty());
         let pairs = self.ledger.events.keys().filter(|pair| !self.ledger.disputed.contains_key(*pair) || proved(pair));
         pairs.into_iter().try_for_each(|pair| {
             let place = self.order.iter().position(|n| n.as_bytes() == &pair.origin).expect("a node");
@@ -938,6 +939,42 @@ impl World {
     pub fn inject(&mut self, to: usize, frame: Vec<u8>) {
         let (to, boot) = (self.order[to], self.nodes[&self.order[to]].boot);
         self.at(Duration::from_micros(LATENCY_US), Happening::Frame { to, boot, frame: frame.into() });
+    }
+
+    /// A node says something to another, whether it makes sense or not.
+    pub fn say(&mut self, from: usize, to: usize, message: &Message<'_>) {
+        self.send(self.order[from], self.order[to], message.encode());
+    }
+
+    /// Proof that a node signed two batches for one place in an incarnation of its making.
+    pub fn prove(&mut self, node: usize, channel: &str, incarnation: u64) -> Vec<u8> {
+        let (pair, keys, mesh) = (self.pair(node, channel), self.keys(node), self.mesh);
+        let seals: Vec<_> = [b"one", b"two"]
+            .into_iter()
+            .map(|payload| {
+                let mut builder = BatchBuilder::new();
+                builder.push(payload, None, &[], Hlc::new(1, 0)).expect("small");
+                let sealed = builder.seal(&SealParams {
+                    mesh: &mesh,
+                    channel: &ChannelHash(pair.channel),
+                    signer: &keys,
+                    sender_key: &SenderKey::new([1; 32]),
+                    seq: incarnation,
+                    incarnation,
+                    prev: BatchHash::ZERO,
+                    parents: &[],
+                    parents_cut: false,
+                    salt: self.rng.bytes(),
+                    visibility: Visibility::Global,
+                    priority: Priority::Normal,
+                    realtime: false,
+                    subnet: [0; 4],
+                    cap: [0; 4],
+                });
+                sealed.expect("a key in memory signs").into_parts().0
+            })
+            .collect();
+        Equivocation::between(&mesh, &seals[0], &seals[1]).expect("they contradict each other").to_bytes()
     }
 
     pub fn keys(&self, node: usize) -> NodeKeys {
