@@ -47,7 +47,11 @@ fn reads(world: &World, frame: &[u8]) -> bool {
     let (open, in_place) = match (open, in_place) {
         (Ok(open), Ok(in_place)) => (open, in_place),
         (open, in_place) => {
-            assert_eq!(open.err(), in_place.err().map(|unopened| unopened.why), "one way to open is stricter than the other");
+            assert_eq!(
+                open.err(),
+                in_place.err().map(|unopened| unopened.why),
+                "one way to open is stricter than the other"
+            );
             return false;
         }
     };

@@ -10,11 +10,16 @@ pub mod advert;
 pub mod batch;
 pub mod binding;
 pub mod control;
+pub mod cursor;
 pub mod filter;
 pub mod grant;
 pub mod handshake;
 pub mod header;
+pub mod index;
+pub mod key_ring;
+pub mod manifest;
 pub mod message;
+pub mod record;
 pub mod tick;
 pub mod ticket;
 pub mod world;
@@ -42,6 +47,11 @@ pub const TARGETS: &[Target] = &[
     Target { name: "message", run: message::run, seeds: message::seeds },
     Target { name: "control", run: control::run, seeds: control::seeds },
     Target { name: "handshake", run: handshake::run, seeds: handshake::seeds },
+    Target { name: "record", run: record::run, seeds: record::seeds },
+    Target { name: "manifest", run: manifest::run, seeds: manifest::seeds },
+    Target { name: "index", run: index::run, seeds: index::seeds },
+    Target { name: "cursor", run: cursor::run, seeds: cursor::seeds },
+    Target { name: "key_ring", run: key_ring::run, seeds: key_ring::seeds },
     Target { name: "filter", run: filter::run, seeds: filter::seeds },
 ];
 

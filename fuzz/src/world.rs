@@ -1,8 +1,8 @@
 //! The keys and names that signed inputs are of, the same in every run.
 
-use net_channel::{ChannelHash, ChannelName, SenderKey};
+use net_channel::{BatchBuilder, BatchHash, ChannelHash, ChannelName, Hlc, SealParams, SenderKey};
 use net_identity::{EntityId, EntityKey, Signer};
-use net_transport::MeshId;
+use net_transport::{MeshId, Priority, Visibility};
 
 /// Who publishes what, and where.
 #[derive(Debug)]
@@ -36,6 +36,40 @@ impl World {
             signer,
             sender_key: SenderKey::new([0x33; 32]),
         }
+    }
+
+    /// Batches of the origin, one after the other, of one, two and three events in turn.
+    #[must_use]
+    pub fn chain(&self, count: u8) -> Vec<Vec<u8>> {
+        let (mut seq, mut prev) = (1_000, BatchHash::ZERO);
+        let batch = |number: u8| {
+            let mut builder = BatchBuilder::new();
+            let events = 1 + number % 3;
+            for event in 0..events {
+                builder.push(&[number, event], None, &[], Hlc(1 << 40)).expect("it fits");
+            }
+            let sealed = builder.seal(&SealParams {
+                mesh: &self.mesh,
+                channel: &self.channel,
+                signer: &self.signer,
+                sender_key: &self.sender_key,
+                seq,
+                incarnation: 1_000,
+                prev,
+                parents: &[],
+                parents_cut: false,
+                salt: [number; 16],
+                visibility: Visibility::Global,
+                priority: Priority::Normal,
+                realtime: false,
+                subnet: [0; 4],
+                cap: [0; 4],
+            });
+            let sealed = sealed.expect("a key in memory signs");
+            (seq, prev) = (seq + u64::from(events), sealed.hash());
+            sealed.frame().to_vec()
+        };
+        (0..count).map(batch).collect()
     }
 
     /// The origin's signature of these parts, one after the other.

@@ -76,8 +76,8 @@ mod tick;
 pub use advert::{ADVERT_LEN_MAX, Advert, AdvertError, Class, VerifiedAdvert};
 pub use batch::{
     BATCH_BODY_LEN_MAX, BATCH_EVENTS_MAX, BatchBuilder, BatchError, BatchHash, EVENT_LEN_MAX, EventRef, KEY_LEN_MAX,
-    OpenBatch, OpenError, PARENTS_MAX, PushError, SEAL_LEN, SealError, SealParams, SealedBatch, SealedView, Unopened,
-    VerifiedSeal,
+    OpenBatch, OpenError, PARENTS_MAX, PushError, SEAL_LEN, SealError, SealParams, SealView, SealedBatch, SealedView,
+    Unopened, VerifiedSeal,
 };
 #[cfg(feature = "node")]
 pub use bus::{

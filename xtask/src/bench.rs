@@ -24,6 +24,9 @@ const COMPARISONS: &[(&str, &str, &str)] = &[
     ),
 ];
 
+/// What takes part in appends and replays beside the log.
+const EMBEDDED: &str = "redex,okaywal,fjall,redb,device-preallocated,jetstream,jetstream-always";
+
 /// Runs the benchmark of that name, or lists them all.
 pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
     let ours: Vec<(&str, &str)> = ws
@@ -56,6 +59,11 @@ pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
         let mut command = cargo(&ws.root);
         command.args(["bench", "--package", package, "--bench", name, "--all-features", "--locked", "--"]);
         aloud(command.args(&args.rest))?;
+        if name == "log" && args.rest.is_empty() {
+            // The log is measured against its disk above, and against other embedded stores here.
+            let peers = ["durable", "replay", "--drivers", EMBEDDED].map(str::to_owned).to_vec();
+            run(ws, &Args { name: Some("peers".to_owned()), rest: peers })?;
+        }
     }
     if !found {
         bail!("there is no benchmark {name:?}: `cargo xtask bench` lists them");

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 
-use crate::run::{cargo, lines, say};
+use crate::run::{aloud, cargo, lines, say};
 use crate::workspace::Workspace;
 
 #[derive(Debug, clap::Args)]
@@ -20,9 +20,12 @@ enum Suite {
     },
     /// Real processes on bad sockets, killed and stopped, with the full budget: seven minutes.
     Faults {
-        /// Only tests whose name contains this.
+        /// Only tests whose name begins with this.
         filter: Option<String>,
     },
+    /// The log's faults with their full budgets: a process of 64 writers killed 1,000 times, every bit of 1 MiB flipped,
+    /// 10,000 bits with signatures, power cuts at every call.
+    Crash,
 }
 
 /// So many ways to get it wrong are typed at least.
@@ -32,6 +35,7 @@ pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
     match &args.suite {
         Suite::Cli { filter } => cli(ws, filter.as_deref()),
         Suite::Faults { filter } => faults(ws, filter.as_deref()),
+        Suite::Crash => crash(ws),
     }
 }
 
@@ -79,5 +83,16 @@ fn faults(ws: &Workspace, filter: Option<&str>) -> Result<()> {
 
 /// How the tests begin the line of a figure.
 const FIGURE: &str = "faults: ";
+
+/// The tests that have a budget, with all of it.
+fn crash(ws: &Workspace) -> Result<()> {
+    let mut command = cargo(&ws.root);
+    command
+        .args(["test", "--release", "--package", "net-redex", "--all-features", "--locked", "--lib", "--test", "it"])
+        .args(["--", "--nocapture", "crash::", "rot::", "sim::", "walk::"])
+        .env("NET_REDEX_BUDGET", "full");
+    aloud(&mut command)
+}
+
 /// How the tests begin the line of a wrong use.
 const WRONG_USE: &str = "wrong use: ";

@@ -41,7 +41,7 @@ enum Command {
     Fuzz(fuzz::Args),
     /// The benchmarks of the crates, and `link` against a peer in the same run.
     Bench(bench::Args),
-    /// Whole programs as they are used: `e2e cli` types what a newcomer types.
+    /// Whole programs as they are used: `e2e cli` types what a newcomer types, `e2e crash` kills and corrupts a log.
     E2e(e2e::Args),
     /// Who may depend on whom, by layers.toml.
     Layers,

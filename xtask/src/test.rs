@@ -23,6 +23,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("processes that are killed and stopped, for minutes (here each for seconds)", "cargo xtask e2e faults"),
     ("fuzzing, and the check of its corpora", "cargo xtask fuzz --secs 10"),
     ("seeded bugs", "cargo xtask mutants"),
+    ("the log's crashes and flipped bits with their full budgets", "cargo xtask e2e crash"),
     ("benchmarks", "cargo xtask bench"),
 ];
 

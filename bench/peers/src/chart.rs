@@ -43,7 +43,7 @@ fn group(body: &mut String, top: usize, measured: &Measured, metric: Metric) -> 
     let mut y = top + HEAD - 8;
     for (driver, quartiles) in &rows {
         let scale = |value: f64| value / most * (WIDTH - LABEL_WIDTH - VALUE_WIDTH) as f64;
-        let class = if *driver == Driver::Ours { "ours" } else { "peer" };
+        let class = if driver.is_ours() { "ours" } else { "peer" };
         let (middle, text) = (y + BAR / 2, y + BAR - 4);
         let width = scale(quartiles.median);
         let _ = writeln!(

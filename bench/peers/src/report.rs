@@ -174,12 +174,12 @@ impl Report {
 }
 
 fn results(measured: &Measured) -> Vec<Value> {
-    let ours = measured.runs.get(&Driver::Ours);
+    let ours = measured.ours();
     let mut results = Vec::new();
     for (driver, runs) in &measured.runs {
         for metric in metrics(measured) {
             let values: Vec<_> = runs.figures.iter().map(|f| f.as_ref().and_then(|f| f.get(&metric))).collect();
-            let ratio = ours.filter(|_| *driver != Driver::Ours).and_then(|ours| ours.ratio(runs, metric));
+            let ratio = ours.filter(|_| !driver.is_ours()).and_then(|ours| ours.ratio(runs, metric));
             results.push(json!({
                 "suite": measured.suite.name(),
                 "scenario": measured.scenario.name,
@@ -237,7 +237,7 @@ fn cell(measured: &Measured, driver: Driver, metric: Metric) -> String {
     if !runs.faults.is_empty() {
         let _ = write!(cell, " [{} bad]", runs.faults.len());
     }
-    let ours = measured.runs.get(&Driver::Ours).filter(|_| driver != Driver::Ours);
+    let ours = measured.ours().filter(|_| !driver.is_ours());
     if let Some(ratio) = ours.and_then(|ours| ours.ratio(runs, metric)) {
         let _ = write!(cell, "; ours ×{ratio:.2}");
     }

@@ -33,6 +33,13 @@ pub(crate) struct Measured {
     pub(crate) rounds: usize,
 }
 
+impl Measured {
+    /// The runs of ours.
+    pub(crate) fn ours(&self) -> Option<&Runs> {
+        self.runs.iter().find(|(driver, _)| driver.is_ours()).map(|(_, runs)| runs)
+    }
+}
+
 impl Runs {
     /// Median and quartiles of the runs that count.
     pub(crate) fn quartiles(&self, metric: Metric) -> Option<Quartiles> {
@@ -56,7 +63,7 @@ impl Runs {
 /// The order of a round: ours beside the peer that counts; every other round the other way round.
 fn order(drivers: &[Driver], reference: Driver, round: usize) -> Vec<Driver> {
     let mut order = drivers.to_vec();
-    order.sort_by_key(|driver| (*driver != Driver::Ours, *driver != reference));
+    order.sort_by_key(|driver| (!driver.is_ours(), *driver != reference));
     if round % 2 == 1 {
         order.reverse();
     }

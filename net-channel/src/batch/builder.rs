@@ -86,8 +86,8 @@ pub enum SealError {
     /// More than [`PARENTS_MAX`] parents.
     #[error("{0} parents; the limit is {PARENTS_MAX}: leave the oldest out and say so")]
     TooManyParents(usize),
-    /// A parent of the batch's own origin, with seq 0, or a second one of its origin.
-    #[error("a parent of the batch's own origin, with seq 0, or a second one of {0:?}")]
+    /// A parent of the batch's own origin, with a seq that no event has, or a second one of its origin.
+    #[error("a parent of the batch's own origin, with a seq that no event has, or a second one of {0:?}")]
     Parent(net_transport::ShortId),
     /// Parents on a realtime batch.
     #[error("a realtime batch has no parents")]
@@ -360,7 +360,7 @@ impl BatchBuilder {
         parents.sort_unstable_by_key(|p| p.origin);
         for (index, parent) in parents.iter().enumerate() {
             let repeated = index > 0 && parents[index - 1].origin == parent.origin;
-            if parent.origin == own.0 || parent.seq.get() == 0 || repeated {
+            if parent.origin == own.0 || matches!(parent.seq.get(), 0 | u64::MAX) || repeated {
                 return Err(SealError::Parent(net_transport::ShortId(parent.origin)));
             }
         }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 pub use builder::{BatchBuilder, PushError, SealError, SealParams};
 pub use open::{EventRef, OpenBatch, OpenError, Unopened};
 pub(crate) use view::Head;
-pub use view::{BatchError, SealedBatch, SealedView, VerifiedSeal};
+pub use view::{BatchError, SealView, SealedBatch, SealedView, VerifiedSeal};
 
 /// The most events of a batch.
 pub const BATCH_EVENTS_MAX: usize = 1024;

@@ -57,8 +57,8 @@ pub enum BatchError {
     /// The flag FIRST on a batch that is not the first of its incarnation, or none on one that is.
     #[error("the flag FIRST does not agree with seq and incarnation")]
     First,
-    /// A parent of the batch's own origin, with seq 0, or not above the one before it.
-    #[error("parent {index} is of the batch's own origin, has seq 0, or is out of order")]
+    /// A parent of the batch's own origin, with a seq that no event has, or not above the one before it.
+    #[error("parent {index} is of the batch's own origin, has a seq that no event has, or is out of order")]
     Parent {
         /// Which one.
         index: usize,
@@ -146,7 +146,7 @@ impl<'a> Head<'a> {
         for (index, parent) in parents.iter().enumerate() {
             // One parent for each origin is enough, the last one: so there is one order, and no room for padding.
             let ordered = index == 0 || parents[index - 1].origin < parent.origin;
-            if parent.origin == own || parent.seq.get() == 0 || !ordered {
+            if parent.origin == own || matches!(parent.seq.get(), 0 | u64::MAX) || !ordered {
                 return Err(BatchError::Parent { index });
             }
         }
@@ -237,6 +237,12 @@ impl<'a> SealedView<'a> {
         self.head.hash()
     }
 
+    /// Bytes of header, seal and parents: what a [`SealView`] needs, without the body.
+    #[must_use]
+    pub fn head_len(&self) -> usize {
+        head_len(self.head.parents.len())
+    }
+
     /// Checks that the body is the one that was signed, and that this origin signed it in this channel of this mesh.
     ///
     /// Not the chain: whether `prev` is the batch before is for whoever knows that one.
@@ -255,6 +261,49 @@ impl<'a> SealedView<'a> {
 impl std::fmt::Debug for SealedView<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SealedView").field("header", self.head.header).finish_non_exhaustive()
+    }
+}
+
+/// Header, seal and parents of a batch whose body is elsewhere, or gone: chain and signature can still be verified.
+#[derive(Clone, Copy)]
+pub struct SealView<'a>(Head<'a>);
+
+impl<'a> SealView<'a> {
+    /// Parses bytes that must be exactly the head of one batch.
+    ///
+    /// # Errors
+    /// [`BatchError`], for everything that can be seen without keys and body.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, BatchError> {
+        match Head::parse(bytes)? {
+            (head, []) => Ok(Self(head)),
+            (_, rest) => Err(BatchError::Length { expected: bytes.len() - rest.len(), found: bytes.len() }),
+        }
+    }
+
+    /// The header.
+    #[must_use]
+    pub fn header(&self) -> &'a Header {
+        self.0.header
+    }
+
+    /// The hash of the batch, computed now.
+    #[must_use]
+    pub fn hash(&self) -> BatchHash {
+        self.0.hash()
+    }
+
+    /// Checks that this origin signed it in this channel of this mesh.
+    ///
+    /// # Errors
+    /// [`BatchError::Channel`], `Origin` or `Signature`.
+    pub fn verify(&self, mesh: &MeshId, channel: &ChannelHash, origin: &EntityId) -> Result<VerifiedSeal, BatchError> {
+        self.0.verify(mesh, channel, origin)
+    }
+}
+
+impl std::fmt::Debug for SealView<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SealView").field("header", self.0.header).finish_non_exhaustive()
     }
 }
 

@@ -222,7 +222,13 @@ impl Producer {
     /// The task: seals and sends until the producer is closed and its queue empty.
     pub(crate) async fn run(self: Arc<Self>, endpoint: Endpoint, given: Arc<Given>) {
         loop {
-            let Some(open) = self.next_batch(&endpoint).await else { return };
+            if !self.is_staged(&endpoint).await {
+                return;
+            }
+            // Room is waited for before the batch is taken, so that it grows meanwhile, and right before it is sent, so
+            // that many producers on one link do not all take the same room.
+            endpoint.room(&self.pair).await;
+            let Some(open) = self.take_staged() else { continue };
             let (bytes, ack) = (open.builder.len_bytes(), open.ack.clone());
             let result = self.seal(open, &given);
             let result = result.map(|(seq, frame)| {
@@ -231,9 +237,6 @@ impl Producer {
             });
             let failed = result.as_ref().err().cloned();
             ack.complete(result);
-            if failed.is_none() {
-                endpoint.room(&self.pair).await;
-            }
             let mut staging = self.staging();
             staging.sealing = false;
             staging.bytes = staging.bytes.saturating_sub(bytes);
@@ -251,17 +254,22 @@ impl Producer {
         }
     }
 
-    /// The next batch to seal. As long as there is none, Ticks say how far this producer has come.
-    async fn next_batch(&self, endpoint: &Endpoint) -> Option<Open> {
+    /// Takes the next batch to seal.
+    fn take_staged(&self) -> Option<Open> {
+        let mut staging = self.staging();
+        let open = staging.open.pop_front();
+        staging.sealing = open.is_some();
+        open
+    }
+
+    /// Waits for a batch to seal; says whether there will be one. As long as there is none, Ticks say how far this
+    /// producer has come.
+    async fn is_staged(&self, endpoint: &Endpoint) -> bool {
         loop {
             {
-                let mut staging = self.staging();
-                if let Some(open) = staging.open.pop_front() {
-                    staging.sealing = true;
-                    return Some(open);
-                }
-                if staging.closed.is_some() {
-                    return None;
+                let staging = self.staging();
+                if !staging.open.is_empty() || staging.closed.is_some() {
+                    return !staging.open.is_empty();
                 }
             }
             let tick_at = lock(&self.publisher).poll_tick().map(Instant::from_std);

@@ -56,6 +56,7 @@ impl Subscriptions {
 
     fn count_refused(&mut self, refused: &Refused) {
         match refused {
+            Refused::Unwanted => self.counters.duplicates += 1,
             Refused::Unverified => self.counters.unverified += 1,
             Refused::Malformed => self.counters.malformed += 1,
         }
@@ -72,8 +73,7 @@ impl Subscriptions {
             .any(|(sub, session)| self.subs[sub].channels[&pair.channel].buffer.wants(session.line, range));
         // One that nobody wants is worth a look only if it may contradict what was delivered.
         if !wanted && (!feed.overlaps_recent(range) || feed.is_recent(view.hash())) {
-            self.counters.duplicates += 1;
-            return Ok(());
+            return Err(Refused::Unwanted);
         }
         let sealed = self.verify(&pair, frame)?;
         self.take(now, pair, sealed, None);
@@ -81,8 +81,12 @@ impl Subscriptions {
         Ok(())
     }
 
-    fn verify(&self, pair: &Pair, frame: Bytes) -> Result<SealedBatch, BatchError> {
-        SealedBatch::verify(frame, &self.mesh, &ChannelHash(pair.channel), &EntityId::from_bytes(pair.origin))
+    fn verify(&self, pair: &Pair, frame: Bytes) -> Result<SealedBatch, Refused> {
+        let (channel, origin) = (ChannelHash(pair.channel), EntityId::from_bytes(pair.origin));
+        let sealed = SealedBatch::verify(frame, &self.mesh, &channel, &origin)?;
+        // What its origin's advert says of the channel holds for every batch.
+        let class = if sealed.seal().is_realtime() { Class::Realtime } else { Class::Reliable };
+        if class == self.feeds[pair].class { Ok(sealed) } else { Err(Refused::Malformed) }
     }
 
     /// Takes a verified batch in, for one subscription or for all, opened if its key is here.
@@ -226,7 +230,7 @@ impl Subscriptions {
                 self.counters.unexpected += 1;
                 continue;
             }
-            match self.verify(&pair, Bytes::copy_from_slice(frame)).map_err(Refused::from) {
+            match self.verify(&pair, Bytes::copy_from_slice(frame)) {
                 Ok(sealed) => self.take(now, pair, sealed, Some(sub)),
                 Err(refused) => self.count_refused(&refused),
             }
@@ -298,7 +302,9 @@ impl Subscriptions {
 
 /// Why a frame changes nothing.
 enum Refused {
-    /// It is not of the format.
+    /// Nobody here waits for it.
+    Unwanted,
+    /// It is not of the format, or not as its origin's advert says.
     Malformed,
     /// Its origin did not sign it, or not this.
     Unverified,

@@ -159,6 +159,12 @@ impl DeliveryBuffer {
         self.floor = now;
     }
 
+    /// The origin was started again with its channel in another class.
+    pub fn set_class(&mut self, id: LineId, class: Class) {
+        self.lines[id].line.class = class;
+        self.mark(id);
+    }
+
     /// Is there use for a batch of these seqs?
     #[must_use]
     pub fn wants(&self, id: LineId, range: SeqRange) -> bool {
@@ -498,7 +504,7 @@ impl DeliveryBuffer {
                 let gap = Gap { source: source.clone(), range, why, before: Some(before) };
                 self.out.push_back(Delivery::Item(Item::Gap(gap)));
             }
-            self.wake_waiters(id, seq + 1);
+            self.wake_waiters(id, seq.saturating_add(1));
         }
     }
 }

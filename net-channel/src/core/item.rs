@@ -141,8 +141,9 @@ impl Item {
     }
 
     /// The seq behind this item in its origin's events: where a cursor stands once the application has it. None if the
-    /// item moves no cursor.
-    pub(crate) fn moves_to(&self) -> Option<(Pair, u64)> {
+    /// item moves no cursor, and for events, of which [`Event::seq`] says it.
+    #[must_use]
+    pub fn moves_to(&self) -> Option<(Pair, u64)> {
         match self {
             Self::Gap(gap) if gap.before.is_none() => Some((gap.source.pair, gap.range.to)),
             Self::Restart(restart) => Some((restart.source.pair, restart.incarnation)),

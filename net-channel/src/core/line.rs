@@ -382,7 +382,7 @@ impl Line {
     /// Names what is not waited for, up to this seq.
     pub(super) fn name(&mut self, seq: u64) -> Vec<SeqRange> {
         let from = if self.started { self.next.min(seq) } else { seq };
-        let ranges = self.named.without(SeqRange { from, to: seq + 1 });
+        let ranges = self.named.without(SeqRange { from, to: seq.saturating_add(1) });
         ranges.iter().for_each(|range| self.named.insert(*range));
         ranges
     }

@@ -372,6 +372,11 @@ impl Subscriptions {
                 feed.join_sent_at = now;
                 self.actions.push_back(Action::Join { pair, node: known.node });
             }
+            let changed = std::mem::replace(&mut feed.class, known.class) != known.class;
+            let sessions: Vec<_> = feed.sessions.iter().map(|(sub, session)| (*sub, session.line)).collect();
+            for (sub, line) in sessions.into_iter().filter(|_| changed) {
+                self.buffer(sub, &pair.channel).set_class(line, known.class);
+            }
             if moved {
                 self.interrupt(pair, Phase::Idle);
             }

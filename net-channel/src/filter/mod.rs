@@ -92,7 +92,7 @@ const NODES_MAX: usize = 128;
 const NESTING_MAX: usize = 24;
 /// The most bytes of a payload that is read as JSON.
 const JSON_LEN_MAX: usize = 64 << 10;
-/// What one evaluation may cost: on a 2-core VM up to 3 ms, with patterns made to be slow up to 20 ms.
+/// What one evaluation may cost: on a busy 2-core VM up to 5 ms, with patterns made to be slow up to 20 ms.
 const COST_MAX: usize = 1 << 18;
 const FUNCTIONS: &str = "has, size, int, double, matches, contains, startsWith, endsWith";
 const COMPREHENSIONS: &str = "all, exists, exists_one, filter, map";

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use net_channel::{
-    Bus, BusConfig, CursorFileError, Event, From, Item, OpenGate, Publish, SubscribeError, Subscription,
+    Bus, BusConfig, CursorFileError, Event, From, Item, NodeEvent, OpenGate, Publish, SubscribeError, Subscription,
 };
 use net_transport::{Endpoint, EndpointConfig, Mesh, MeshId, NodeKeys, Peer, Psk, Seed};
 use tokio::time::timeout;
@@ -282,7 +282,7 @@ async fn position_of_a_subscription_that_waits_is_saved_without_its_end() {
     let path = directory.path().join("cursor-billing");
     let saved = timeout(DEADLINE, async {
         while !path.exists() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::task::yield_now().await;
         }
     });
     saved.await.expect("saved in time");
@@ -323,4 +323,55 @@ async fn position_needs_a_directory_and_a_name() {
         );
     }
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn node_that_opens_too_many_streams_is_refused_and_others_are_served() {
+    let a = Node::start(23, vec![]).await;
+    let b = Node::start(24, vec![a.peer()]).await;
+    let c = Node::start(25, vec![a.peer()]).await;
+    let mut events = a.bus.events();
+    let channel = a.bus.channel("news").open().await.unwrap();
+    let mut reader = c.bus.subscribe("news").await.unwrap();
+    let _other = b.bus.subscribe("news").await.unwrap();
+    assert!(channel.wait_for_subscribers(2, DEADLINE).await);
+    // One is open for its subscription.
+    let mut open = vec![];
+    for _ in 0..16 {
+        open.push(b.endpoint.open_bi(&a.endpoint.id(), net_channel::core::PROTOCOL).await.unwrap());
+    }
+    let refused = timeout(DEADLINE, async {
+        loop {
+            if let Some(NodeEvent::StreamRefused { node }) = events.next().await {
+                return node;
+            }
+        }
+    });
+    assert_eq!(refused.await.expect("in time"), b.endpoint.id());
+    assert_eq!(a.bus.metrics().await.quotas.streams_refused, 1);
+    channel.publish("still here").await.unwrap();
+    assert_eq!(event(&mut reader).await.payload(), b"still here");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn node_that_subscribes_too_often_at_one_producer_is_refused() {
+    let a = Node::start(26, vec![]).await;
+    let b = Node::start(27, vec![a.peer()]).await;
+    let mut events = a.bus.events();
+    let channel = a.bus.channel("news").open().await.unwrap();
+    let mut subscriptions = vec![];
+    for _ in 0..1_025 {
+        subscriptions.push(b.bus.subscribe("news").await.unwrap());
+    }
+    let refused = timeout(DEADLINE, async {
+        loop {
+            if let Some(NodeEvent::SubscriptionRefused { node }) = events.next().await {
+                return node;
+            }
+        }
+    });
+    assert_eq!(refused.await.expect("in time"), b.endpoint.id());
+    assert!(a.bus.metrics().await.quotas.subscriptions_refused >= 1);
+    channel.publish("for the others").await.unwrap();
+    assert_eq!(event(&mut subscriptions[0]).await.payload(), b"for the others");
 }

@@ -2,15 +2,18 @@
 
 use std::collections::BTreeSet;
 
-/// The context strings of `docs/spec/contexts.md`: the first column of its table.
+/// The context strings of `docs/spec/contexts.md`, the first column of its table, of this crate and those below it.
 fn table() -> Vec<String> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/spec/contexts.md");
     let text = std::fs::read_to_string(path).expect("the table is in the repository");
     text.lines()
-        .filter_map(|line| line.strip_prefix("| `")?.split_once('`'))
+        .filter_map(|line| line.strip_prefix("| `")?.split_once("` | "))
+        .filter(|(_, rest)| CRATES.iter().any(|name| rest.starts_with(name)))
         .map(|(context, _)| context.replace("\\0", "\0"))
         .collect()
 }
+
+const CRATES: [&str; 3] = ["net-transport ", "net-identity ", "net-channel "];
 
 fn code() -> Vec<&'static str> {
     [net_transport::CONTEXTS, net_identity::CONTEXTS, net_channel::CONTEXTS].concat()

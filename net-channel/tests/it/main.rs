@@ -29,6 +29,7 @@ mod grant;
 mod incarnation;
 mod malformed;
 mod oracle;
+mod sim_bus;
 mod sim_causal;
 mod sim_delivery;
 mod tick;

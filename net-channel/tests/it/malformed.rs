@@ -48,7 +48,7 @@ fn parent_of_the_own_origin_is_refused_whether_before_or_after() {
 }
 
 #[test]
-fn parents_out_of_order_repeated_or_with_seq_0_are_refused() {
+fn parents_out_of_order_repeated_or_with_a_seq_that_no_event_has_are_refused() {
     let (a, b) = (ShortId([1; 8]), ShortId([2; 8]));
     let fixture = Fixture::new();
     let mut good = ByHand::small(&fixture);
@@ -56,7 +56,9 @@ fn parents_out_of_order_repeated_or_with_seq_0_are_refused() {
     assert_eq!(good.verify(&fixture).expect("in order").seal().parents().len(), 2);
     assert_eq!(refused(|batch| batch.parents = [parent(b, 3), parent(a, 5)].concat()), BatchError::Parent { index: 1 });
     assert_eq!(refused(|batch| batch.parents = [parent(a, 3), parent(a, 5)].concat()), BatchError::Parent { index: 1 });
-    assert_eq!(refused(|batch| batch.parents = parent(a, 0)), BatchError::Parent { index: 0 });
+    for seq in [0, u64::MAX] {
+        assert_eq!(refused(|batch| batch.parents = parent(a, seq)), BatchError::Parent { index: 0 });
+    }
 }
 
 #[test]

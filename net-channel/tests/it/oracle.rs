@@ -137,7 +137,7 @@ impl Witness {
             return Err(format!("its cause {cause} of an origin of which nothing has come yet"));
         };
         let missing = ledger.seqs(pair, SeqRange { from: next, to: cause + 1 });
-        let missing = missing.filter(|seq| !named(seq) && !ledger.is_disputed(pair, *seq)).next();
+        let missing = missing.into_iter().find(|seq| !named(seq) && !ledger.is_disputed(pair, *seq));
         missing.map_or(Ok(()), |seq| Err(format!("its cause {seq} (of those up to {cause}, {next} is next)")))
     }
 

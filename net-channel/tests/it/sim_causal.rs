@@ -102,6 +102,54 @@ fn a_cause_that_its_origin_denies_is_named_at_once_and_others_keep_their_pace() 
 }
 
 #[test]
+fn the_highest_seq_there_is_as_a_cause_is_named_and_nothing_overflows() {
+    let mut w = conversation(17, 3);
+    let bogus = w.cause(0, u64::MAX - 1);
+    w.publish_after(1, "c", b"bogus", &[bogus]);
+    w.publish(0, "c", &[b"honest"]);
+    w.run_for(SECOND * 6);
+    let mut payloads = w.payloads(2, 1);
+    payloads.sort();
+    assert_eq!(payloads, ["bogus", "honest"]);
+    // What comes after its gap is late, and comes all the same.
+    w.publish(0, "c", &[b"late"]);
+    w.run_for(SECOND);
+    assert_eq!(w.payloads(2, 1).last().map(String::as_str), Some("late"));
+}
+
+#[test]
+fn a_batch_of_another_class_than_its_advert_says_is_refused() {
+    let mut w = conversation(18, 3);
+    w.publish(0, "c", &[b"one"]);
+    w.run_for(SECOND);
+    let (pair, keys, salt) = (w.pair(0, "c"), w.keys(0), w.rng.bytes());
+    let mut builder = BatchBuilder::new();
+    builder.push(b"realtime", None, &[], Hlc::new(1, 0)).unwrap();
+    let publisher = w.publisher(0, "c");
+    let sealed = builder.seal(&SealParams {
+        mesh: &w.mesh,
+        channel: &ChannelHash(pair.channel),
+        signer: &keys,
+        sender_key: publisher.key(),
+        seq: publisher.next(),
+        incarnation: publisher.incarnation(),
+        prev: publisher.head(),
+        parents: &[],
+        parents_cut: false,
+        salt,
+        visibility: Visibility::Global,
+        priority: Priority::Normal,
+        realtime: true,
+        subnet: [0; 4],
+        cap: [0; 4],
+    });
+    let frame = sealed.unwrap().frame().to_vec();
+    w.inject(2, frame);
+    w.run_for(SECOND);
+    assert_eq!((w.payloads(2, 1), w.counters(2).malformed), (vec!["one".to_owned()], 1));
+}
+
+#[test]
 fn parents_that_are_descendants_are_named_and_delivery_goes_on() {
     let mut w = conversation(5, 3);
     // Each names the other's next event as its cause: neither can come first.
@@ -452,7 +500,8 @@ fn chaos(seed: u64, events: u64) -> World {
                 w.cut(plan.below(NODES as u64) as usize, plan.below(NODES as u64) as usize);
                 // Most partitions are short; some outlast every patience.
                 let span = if plan.chance(20) { 5_500 + plan.below(2_000) } else { 100 + plan.below(1_500) };
-                heal_at.get_or_insert(w.now() + Duration::from_millis(span));
+                let at = w.now() + Duration::from_millis(span);
+                heal_at.get_or_insert(at);
             }
             20..30 => w.forge(plan.below(PRODUCERS as u64) as usize, "c", plan.below(NODES as u64) as usize),
             30..36 => {
@@ -517,6 +566,7 @@ fn seeds() -> (std::ops::Range<u64>, bool) {
 }
 
 /// One of two halves of the seeds, so that two cores share them.
+#[expect(clippy::print_stdout, reason = "a simulation says how many faults it injected")]
 fn run(half: u64) {
     let (seeds, one) = seeds();
     let mut sums = [0u64; 15];

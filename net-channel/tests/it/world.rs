@@ -128,6 +128,9 @@ impl Happening {
     }
 }
 
+/// From when, and until when if it is over.
+type Span = (Duration, Option<Duration>);
+
 pub struct World {
     pub rng: Rng,
     pub faults: Faults,
@@ -148,7 +151,7 @@ pub struct World {
     /// Subscribe messages under way or answered: of which pair they are.
     asks: BTreeMap<(NodeId, u64), Pair>,
     /// When nodes could not reach each other.
-    apart: BTreeMap<(NodeId, NodeId), Vec<(Duration, Option<Duration>)>>,
+    apart: BTreeMap<(NodeId, NodeId), Vec<Span>>,
     pub ledger: Ledger,
     pub trace: blake3::Hasher,
     /// The first thing that was not as it must be.
@@ -542,7 +545,7 @@ impl World {
         let (at, place) = (self.now, self.order.iter().position(|n| *n == id).expect("a node"));
         self.node(&id).apps.get_mut(&sub).expect("looked up above").witness = witness;
         if let Err(error) = result {
-            self.failure.get_or_insert(format!("node {place} at {at:?}: {error}"));
+            self.failure.get_or_insert_with(|| format!("node {place} at {at:?}: {error}"));
         }
     }
 

@@ -62,5 +62,8 @@ fn burden(row: &PeerRow) -> String {
     if row.frames_dropped > 0 {
         burden.push_str(&format!(", {} of its frames dropped", row.frames_dropped));
     }
+    if row.frames_skipped > 0 {
+        burden.push_str(&format!(", too slow for {} frames", row.frames_skipped));
+    }
     burden
 }

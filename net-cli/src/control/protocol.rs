@@ -130,6 +130,9 @@ pub(crate) struct PeerRow {
     /// Frames from there that were dropped.
     #[serde(default)]
     pub(crate) frames_dropped: u64,
+    /// Frames that were not queued for it because it was full or slow; they are fetched again.
+    #[serde(default)]
+    pub(crate) frames_skipped: u64,
     /// Why it is not linked, if that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) says: Option<String>,

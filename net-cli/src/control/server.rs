@@ -172,13 +172,14 @@ pub(crate) fn linked(node: &Node) -> usize {
 fn peers(node: &Node) -> Vec<PeerRow> {
     let known = node.endpoint().known_peers();
     let row = |peer: PeerInfo| match peer.state {
-        PeerState::Linked { address, rtt, queued_bytes, frames_dropped, .. } => PeerRow {
+        PeerState::Linked { address, rtt, queued_bytes, frames_dropped, frames_skipped, .. } => PeerRow {
             node: peer.node.to_string(),
             address: Some(address),
             rtt_us: Some(u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
             linked: true,
             queued_bytes: queued_bytes as u64,
             frames_dropped,
+            frames_skipped,
             says: None,
         },
         PeerState::Dialing { failures, last_error, .. } => PeerRow {
@@ -188,6 +189,7 @@ fn peers(node: &Node) -> Vec<PeerRow> {
             linked: false,
             queued_bytes: 0,
             frames_dropped: 0,
+            frames_skipped: 0,
             says: last_error.map(|error| format!("{failures} dials failed, the last one: {error}")),
         },
         _ => PeerRow {
@@ -197,6 +199,7 @@ fn peers(node: &Node) -> Vec<PeerRow> {
             linked: false,
             queued_bytes: 0,
             frames_dropped: 0,
+            frames_skipped: 0,
             says: None,
         },
     };

@@ -118,3 +118,30 @@ fn subscriber_that_stands_still_does_not_hold_up_realtime_frames_of_others() {
         assert!(dropped > 2000, "the oldest for the other: {dropped}");
     });
 }
+
+#[test]
+fn flood_of_realtime_frames_leaves_a_part_of_the_link_to_what_is_reliable() {
+    sim::run(1, |net| async move {
+        let world = World::start(net.clone(), &[pair(1), pair(2)], &[1_000_000]).await;
+        let (latency, bytes_per_second, queue_bytes) = (5 * MS, Some(1_000_000), 48 << 10);
+        net.set_link(ip(0), ip(1), LinkConfig { latency, bytes_per_second, queue_bytes, ..LinkConfig::default() });
+        let origin = world.origin.clone();
+        let reliable = tokio::spawn(async move {
+            for seq in 0.. {
+                origin.room(&pair(2)).await;
+                origin.publish(&pair(2), frame(pair(2), seq, 1000));
+            }
+        });
+        // Three times what the wire carries, for five seconds.
+        for seq in 0..15_000 {
+            world.origin.publish(&pair(1), realtime(1, seq, 1000));
+            if seq % 3 == 2 {
+                tokio::time::sleep(MS).await;
+            }
+        }
+        reliable.abort();
+        let (realtime, reliable) = (world.seqs(0, pair(1)).len(), world.seqs(0, pair(2)).len());
+        println!("{realtime} realtime frames and {reliable} reliable ones of 1 kB in five seconds of 1 MB/s");
+        assert!(realtime >= 500 && reliable >= 500, "neither starves: {realtime} and {reliable}");
+    });
+}

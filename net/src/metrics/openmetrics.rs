@@ -82,8 +82,8 @@ fn links(text: &mut Text, peers: &[PeerInfo]) {
         &[(&[("state", &"linked")], linked), (&[("state", &"dialing")], peers.len() as u64 - linked)],
     );
     /// Of a link: round-trip time in seconds, bytes queued, frames and bytes sent, frames and bytes received, frames
-    /// dropped.
-    type Link = (f64, [u64; 6]);
+    /// dropped, frames skipped.
+    type Link = (f64, [u64; 7]);
     let links: Vec<(&PeerInfo, Link)> = peers
         .iter()
         .filter_map(|peer| match &peer.state {
@@ -95,6 +95,7 @@ fn links(text: &mut Text, peers: &[PeerInfo]) {
                 frames_received,
                 bytes_received,
                 frames_dropped,
+                frames_skipped,
                 ..
             } => Some((
                 peer,
@@ -107,6 +108,7 @@ fn links(text: &mut Text, peers: &[PeerInfo]) {
                         *frames_received,
                         *bytes_received,
                         *frames_dropped,
+                        *frames_skipped,
                     ],
                 ),
             )),
@@ -125,6 +127,7 @@ fn links(text: &mut Text, peers: &[PeerInfo]) {
         ("net_link_received_frames", "counter", "frames", "Frames taken from a link so far"),
         ("net_link_received_bytes", "counter", "bytes", "Bytes of frames taken from a link so far"),
         ("net_link_dropped_frames", "counter", "frames", "Frames of a link that were dropped"),
+        ("net_link_skipped_frames", "counter", "frames", "Frames not queued for a link that was full or slow"),
     ]
     .into_iter()
     .enumerate()

@@ -7,6 +7,7 @@ mod nats;
 mod net_mesh;
 #[cfg(feature = "ours")]
 mod ours;
+mod redex;
 mod redis;
 mod zenoh;
 
@@ -37,6 +38,7 @@ pub(crate) type Guard = Box<dyn Any + Send>;
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Driver {
     Ours,
+    Redex,
     ZenohTls,
     ZenohTlsDeep,
     ZenohTcp,
@@ -63,10 +65,18 @@ impl Driver {
         clap::ValueEnum::to_possible_value(&self).map_or_else(String::new, |value| value.get_name().to_owned())
     }
 
+    /// Whether it is ours, so that others are compared with it.
+    pub(crate) fn is_ours(self) -> bool {
+        matches!(self, Self::Ours | Self::Redex)
+    }
+
     /// What it is and how it is set, in one line.
     pub(crate) fn about(self) -> &'static str {
         match self {
             Self::Ours => "net, defaults: sealed end to end, signed, verified before delivery",
+            Self::Redex => {
+                "net-redex, embedded, defaults: sealed and signed, one sync for all that wait; verified when read: on disk"
+            }
             Self::ZenohTls => {
                 "zenoh, peer to peer, TLS 1.3 by rustls and ring; congestion Block, batching on, callback subscriber; \
                  express for latency"
@@ -106,7 +116,9 @@ impl Driver {
             Self::ZenohTlsDeep => matches!(suite, Pub | Fan),
             Self::Redis => matches!(suite, Pub | Fan | Latency | Replay),
             Self::RedisEverysec | Self::RedisAlways | Self::JetstreamAlways => matches!(suite, Durable),
-            Self::Jetstream | Self::Okaywal | Self::Fjall | Self::Redb => matches!(suite, Durable | Replay),
+            Self::Redex | Self::Jetstream | Self::Okaywal | Self::Fjall | Self::Redb => {
+                matches!(suite, Durable | Replay)
+            }
             Self::Device | Self::DevicePreallocated => matches!(suite, Durable),
         }
     }
@@ -142,6 +154,7 @@ impl Driver {
     pub(crate) fn krate(self) -> Option<&'static str> {
         match self {
             Self::Ours => Some("net"),
+            Self::Redex => Some("net-redex"),
             Self::ZenohTls | Self::ZenohTlsDeep | Self::ZenohTcp | Self::ZenohQuic => Some("zenoh"),
             Self::NatsTls | Self::Nats | Self::Jetstream | Self::JetstreamAlways => Some("async-nats"),
             Self::NetMesh | Self::NetMeshReliable => Some("net-mesh"),
@@ -202,6 +215,7 @@ pub(crate) async fn append(spec: &Spec) -> Result<Appended> {
     match spec.driver {
         Driver::Jetstream | Driver::JetstreamAlways => jetstream::append(spec).await,
         Driver::RedisEverysec | Driver::RedisAlways => redis::append(spec).await,
+        Driver::Redex => embedded::append::<redex::Redex>(spec),
         Driver::Okaywal => embedded::append::<embedded::Okaywal>(spec),
         Driver::Fjall => embedded::append::<embedded::Fjall>(spec),
         Driver::Redb => embedded::append::<embedded::Redb>(spec),
@@ -216,6 +230,7 @@ pub(crate) async fn preload(spec: &Spec, records: u64) -> Result<()> {
     match spec.driver {
         Driver::Jetstream => jetstream::preload(spec, records).await,
         Driver::Redis => redis::preload(spec, records).await,
+        Driver::Redex => embedded::preload::<redex::Redex>(spec, records),
         Driver::Okaywal => embedded::preload::<embedded::Okaywal>(spec, records),
         Driver::Fjall => embedded::preload::<embedded::Fjall>(spec, records),
         Driver::Redb => embedded::preload::<embedded::Redb>(spec, records),
@@ -228,6 +243,7 @@ pub(crate) async fn replay(spec: &Spec, tally: Tally, records: u64) -> Result<()
     match spec.driver {
         Driver::Jetstream => jetstream::replay(spec, tally, records).await,
         Driver::Redis => redis::replay(spec, tally, records).await,
+        Driver::Redex => embedded::replay::<redex::Redex>(spec, tally, records),
         Driver::Okaywal => embedded::replay::<embedded::Okaywal>(spec, tally, records),
         Driver::Fjall => embedded::replay::<embedded::Fjall>(spec, tally, records),
         Driver::Redb => embedded::replay::<embedded::Redb>(spec, tally, records),
