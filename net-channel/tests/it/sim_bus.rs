@@ -216,7 +216,6 @@ fn ip(node: usize) -> IpAddr {
 }
 
 #[test]
-#[expect(clippy::print_stdout, reason = "a simulation says how many faults it injected")]
 fn sim_whole_nodes_deliver_in_causal_order_through_a_bad_network() {
     let (mut fetches, mut gaps, mut restarts, mut runs) = (0, 0, 0, 0);
     let mut last = None;
