@@ -18,6 +18,11 @@ enum Suite {
         /// Only tests whose name contains this.
         filter: Option<String>,
     },
+    /// Real processes on bad sockets, killed and stopped, with the full budget: seven minutes.
+    Faults {
+        /// Only tests whose name begins with this.
+        filter: Option<String>,
+    },
     /// The log's faults with their full budgets: a process of 64 writers killed 1,000 times, every bit of 1 MiB flipped,
     /// 10,000 bits with signatures, power cuts at every call.
     Crash,
@@ -29,6 +34,7 @@ const WRONG_USES_MIN: usize = 25;
 pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
     match &args.suite {
         Suite::Cli { filter } => cli(ws, filter.as_deref()),
+        Suite::Faults { filter } => faults(ws, filter.as_deref()),
         Suite::Crash => crash(ws),
     }
 }
@@ -52,6 +58,31 @@ fn cli(ws: &Workspace, filter: Option<&str>) -> Result<()> {
     }
     Ok(())
 }
+
+/// One test after the other, so that they do not take the cores from each other.
+fn faults(ws: &Workspace, filter: Option<&str>) -> Result<()> {
+    let mut command = cargo(&ws.root);
+    command.args(["test", "--locked", "--package", "net-channel", "--all-features", "--test", "it", "--"]);
+    command.args(["--nocapture", "--test-threads=1"]).arg(format!("faults::{}", filter.unwrap_or_default()));
+    command.env("NET_FAULTS", "full");
+    let mut figures = Vec::new();
+    let code = lines(&mut command, |line| {
+        figures.extend(line.split_once(FIGURE).map(|(_, figure)| figure.to_owned()));
+        say(line);
+    })?;
+    say("");
+    figures.iter().for_each(|figure| say(figure));
+    if code != Some(0) {
+        bail!("something was lost, came twice or stood still: see above");
+    }
+    if figures.is_empty() {
+        bail!("no test of that name");
+    }
+    Ok(())
+}
+
+/// How the tests begin the line of a figure.
+const FIGURE: &str = "faults: ";
 
 /// The tests that have a budget, with all of it.
 fn crash(ws: &Workspace) -> Result<()> {

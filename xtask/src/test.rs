@@ -20,6 +20,7 @@ pub(crate) struct Args {
 /// What this command never runs, and how to run it.
 const ELSEWHERE: &[(&str, &str)] = &[
     ("simulations with many seeds (here each runs with a few)", "cargo xtask sim --seeds 200"),
+    ("processes that are killed and stopped, for minutes (here each for seconds)", "cargo xtask e2e faults"),
     ("fuzzing, and the check of its corpora", "cargo xtask fuzz --secs 10"),
     ("seeded bugs", "cargo xtask mutants"),
     ("the log's crashes and flipped bits with their full budgets", "cargo xtask e2e crash"),

@@ -19,6 +19,8 @@ mod crash;
 mod cursor_file;
 mod equivocation;
 mod event;
+#[cfg(all(feature = "node", target_os = "linux"))]
+mod faults;
 #[cfg(feature = "filter")]
 mod filter;
 mod fixture;
