@@ -67,7 +67,8 @@ impl Reader {
             if from.0 == MORTAL || self.named.contains(&origins[from.0]) {
                 continue;
             }
-            if self.read.get(from).is_none_or(|read| read < number) {
+            // Before the advert of an origin has come, nobody here knows that there is something to wait for.
+            if self.read.get(from).is_some_and(|read| read < number) {
                 return Err(format!("{:?} came before its cause {:?}", (note.from, note.number), (from, number)));
             }
         }
