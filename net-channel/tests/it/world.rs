@@ -3,19 +3,24 @@
 //! It stands where links, streams and applications stand: joined frames may be lost, reordered and duplicated (links
 //! that were full, lanes, connections that changed), end-to-end streams are ordered and break as a whole.
 
+mod craft;
+mod judge;
+mod publishing;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use net_channel::core::{Action, Cached, Delivery, Given, Known, Limits, Message, Publisher, Subscriptions};
+use net_channel::core::{Action, Delivery, Given, Known, Limits, Message, Publisher, Subscriptions};
 use net_channel::{
-    BatchBuilder, BatchHash, ChannelHash, ChannelName, Class, Cursor, Equivocation, From, Hlc, Item, Order, Parent,
-    Pattern, SealParams, SealedBatch, SenderKey, SeqRange, Tick, TickParams,
+    ChannelHash, ChannelName, Class, Cursor, From, Item, Order, Parent, Pattern, SenderKey, Tick, TickParams,
 };
 use net_identity::EntityId;
 use net_transport::{MeshId, NodeId, NodeKeys, Pair, Priority, Seed, Visibility};
 
-use crate::oracle::{Clock, Facts, Ledger, Published, Seen, Witness};
+pub use craft::Craft;
+
+use crate::oracle::{Clock, Ledger, Seen, Witness};
 
 /// SplitMix64: enough randomness for faults, and the same on every machine.
 #[derive(Clone, Debug)]
@@ -159,6 +164,8 @@ pub struct World {
     pub cache_bytes: usize,
     /// What all wall clocks show, in nanoseconds, if they stand still.
     pub stopped_clock: Option<u64>,
+    /// Who has told that it is full, and has not taken it back.
+    full: BTreeSet<(NodeId, Pair)>,
     deaf: BTreeSet<(NodeId, NodeId)>,
     frozen: BTreeMap<NodeId, Duration>,
 }
@@ -193,6 +200,7 @@ impl World {
             failure: None,
             cache_bytes: 64 << 10,
             stopped_clock: None,
+            full: BTreeSet::new(),
             deaf: BTreeSet::new(),
             frozen: BTreeMap::new(),
         };
@@ -308,146 +316,6 @@ impl World {
         self.act(id);
     }
 
-    /// Publishes one batch of these payloads.
-    pub fn publish(&mut self, node: usize, channel: &str, payloads: &[&[u8]]) {
-        let Some(batch) = self.seal(node, channel, payloads, &[]) else { return };
-        let id = self.order[node];
-        self.publish_to(id, &self.pair(node, channel), batch.frame(), |_| true);
-    }
-
-    /// Publishes one batch that names these causes, whether they exist or not.
-    pub fn publish_after(&mut self, node: usize, channel: &str, payload: &[u8], after: &[Parent]) {
-        let Some(batch) = self.seal(node, channel, &[payload], after) else { return };
-        let id = self.order[node];
-        self.publish_to(id, &self.pair(node, channel), batch.frame(), |_| true);
-    }
-
-    /// Signs two batches for one place. Half of the nodes get the one and half the other; the first of them gets both.
-    pub fn equivocate(&mut self, node: usize, channel: &str) {
-        let (pair, id) = (self.pair(node, channel), self.order[node]);
-        let Some(producer) = self.nodes[&id].producers.get(&pair) else { return };
-        let (seq, incarnation) = (producer.publisher.next(), producer.publisher.incarnation());
-        self.ledger.disputed.insert(pair, SeqRange { from: seq, to: incarnation + (1 << 40) });
-        self.totals.equivocations += 1;
-        let other = self.build(node, channel, &[b"other"], &[]);
-        let Some(one) = self.seal(node, channel, &[b"one"], &[]) else { return };
-        let nodes: Vec<NodeId> = self.order.iter().copied().filter(|n| *n != id).collect();
-        let (evens, first) = (nodes.iter().copied().step_by(2).collect::<Vec<_>>(), nodes[0]);
-        self.publish_to(id, &pair, one.frame(), |to| evens.contains(to));
-        self.publish_to(id, &pair, other.frame(), |to| !evens.contains(to));
-        for batch in [one, other] {
-            let boot = self.nodes[&first].boot;
-            let (to, frame) = (first, Bytes::copy_from_slice(batch.frame()));
-            self.at(Duration::from_micros(LATENCY_US), Happening::Frame { to, boot, frame });
-        }
-    }
-
-    /// The next batch of a producer, which does not know of it yet.
-    fn build(&mut self, node: usize, channel: &str, payloads: &[&[u8]], after: &[Parent]) -> SealedBatch {
-        let (pair, id) = (self.pair(node, channel), self.order[node]);
-        let (mesh, salt) = (self.mesh, self.rng.bytes());
-        let unix_ms = u64::try_from(self.now.as_millis()).expect("short runs");
-        let owner = self.nodes.get_mut(&id).expect("a node");
-        let producer = owner.producers.get_mut(&pair).expect("opened before");
-        let realtime = producer.class == Class::Realtime;
-        let origin = EntityId::from_bytes(*id.as_bytes());
-        let mut parents: Vec<Parent> = match realtime {
-            true => vec![],
-            false => owner.given.take_parents(&pair.channel, &origin, 255).0,
-        };
-        parents.retain(|parent| after.iter().all(|after| after.origin != parent.origin));
-        parents.extend(after);
-        let mut builder = BatchBuilder::new();
-        for payload in payloads {
-            builder.push(payload, None, &[], Hlc::new(unix_ms, 0)).expect("small");
-        }
-        let sealed = builder.seal(&SealParams {
-            mesh: &mesh,
-            channel: &ChannelHash(pair.channel),
-            signer: &owner.keys,
-            sender_key: producer.publisher.key(),
-            seq: producer.publisher.next(),
-            incarnation: producer.publisher.incarnation(),
-            prev: producer.publisher.head(),
-            parents: &parents,
-            parents_cut: false,
-            salt,
-            visibility: Visibility::Global,
-            priority: Priority::Normal,
-            realtime,
-            subnet: [0; 4],
-            cap: [0; 4],
-        });
-        sealed.expect("a key in memory signs")
-    }
-
-    /// The next batch of a producer, in its cache and in the ledger.
-    fn seal(&mut self, node: usize, channel: &str, payloads: &[&[u8]], after: &[Parent]) -> Option<SealedBatch> {
-        let (pair, id, now) = (self.pair(node, channel), self.order[node], self.instant());
-        if !self.nodes[&id].alive {
-            return None;
-        }
-        let sealed = self.build(node, channel, payloads, after);
-        // The first event of the batch has what the applications took since the one before it as its causes.
-        let mut causes = self.node(&id).clocks.remove(&pair.channel).unwrap_or_default();
-        let seq = sealed.seal().seq();
-        for (i, payload) in payloads.iter().enumerate() {
-            let event = Published { payload: payload.to_vec(), causes: std::mem::take(&mut causes) };
-            self.ledger.publish(pair, seq + i as u64, event);
-        }
-        let unix_ms = u64::try_from(self.now.as_millis()).expect("short runs");
-        let range = SeqRange { from: seq, to: sealed.seal().next_seq() };
-        let publisher = &mut self.node(&id).producers.get_mut(&pair).expect("opened before").publisher;
-        let cached = Cached { range, sealed_at: now, unix_ms, frame: sealed.frame().clone() };
-        publisher.sealed(cached, sealed.hash());
-        if let Some(at) = publisher.poll_tick() {
-            let boot = self.nodes[&id].boot;
-            self.at(at - now, Happening::Tick { node: id, pair, boot });
-        }
-        Some(sealed)
-    }
-
-    fn publish_to(&mut self, from: NodeId, pair: &Pair, frame: &Bytes, mut whom: impl FnMut(&NodeId) -> bool) {
-        for to in self.joined.get(pair).cloned().unwrap_or_default() {
-            if whom(&to) {
-                self.carry(from, to, frame.clone());
-            }
-        }
-    }
-
-    /// A neighbour sends a node a batch that claims to be another's next one, signed and sealed by the neighbour.
-    pub fn forge(&mut self, victim: usize, channel: &str, to: usize) {
-        let (pair, id) = (self.pair(victim, channel), self.order[victim]);
-        let Some(producer) = self.nodes[&id].producers.get(&pair) else { return };
-        let (seq, incarnation) = (producer.publisher.next(), producer.publisher.incarnation());
-        let (mesh, salt) = (self.mesh, self.rng.bytes());
-        let liar = NodeKeys::from_seed(&Seed::new(self.rng.bytes()));
-        let mut builder = BatchBuilder::new();
-        builder.push(b"forged", None, &[], Hlc::new(1, 0)).expect("small");
-        let sealed = builder.seal(&SealParams {
-            mesh: &mesh,
-            channel: &ChannelHash(pair.channel),
-            signer: &liar,
-            sender_key: producer.publisher.key(),
-            seq: seq - u64::from(seq > incarnation),
-            incarnation,
-            prev: BatchHash::ZERO,
-            parents: &[],
-            parents_cut: false,
-            salt,
-            visibility: Visibility::Global,
-            priority: Priority::Normal,
-            realtime: false,
-            subnet: [0; 4],
-            cap: [0; 4],
-        });
-        let mut frame = sealed.expect("a key in memory signs").frame().to_vec();
-        frame[16..24].copy_from_slice(&EntityId::from_bytes(pair.origin).short().0);
-        self.totals.forged += 1;
-        let (to, boot) = (self.order[to], self.nodes[&self.order[to]].boot);
-        self.at(Duration::from_micros(LATENCY_US), Happening::Frame { to, boot, frame: frame.into() });
-    }
-
     fn carry(&mut self, from: NodeId, to: NodeId, frame: Bytes) {
         self.totals.frames += 1;
         let deaf = self.deaf.contains(&(from, to));
@@ -518,7 +386,12 @@ impl World {
                     self.node(&id).joins.remove(&pair);
                     self.joined.entry(pair).or_default().remove(&id);
                 }
-                Action::Full { .. } => {}
+                Action::Full { pair, full: true } => {
+                    self.full.insert((id, pair));
+                }
+                Action::Full { pair, full: false } => {
+                    self.full.remove(&(id, pair));
+                }
                 Action::Deliver { sub, delivery } => {
                     let delay = Duration::from_micros(self.rng.below(500));
                     let boot = self.nodes[&id].boot;
@@ -535,35 +408,6 @@ impl World {
             let after = at.saturating_duration_since(self.instant());
             self.at(after, Happening::Wake);
         }
-    }
-
-    /// Checks what is delivered.
-    fn witness(&mut self, id: NodeId, sub: u64, delivery: &Delivery) {
-        let Some(app) = self.node(&id).apps.get_mut(&sub) else { return };
-        let mut witness = std::mem::take(&mut app.witness);
-        let facts = FactsOf { world: self, node: id };
-        let result = witness.take(&self.ledger, &facts, delivery);
-        let (at, place) = (self.now, self.order.iter().position(|n| *n == id).expect("a node"));
-        self.node(&id).apps.get_mut(&sub).expect("looked up above").witness = witness;
-        if let Err(error) = result {
-            self.failure.get_or_insert_with(|| format!("node {place} at {at:?}: {error}"));
-        }
-    }
-
-    /// Everything must have come to this subscription, or been named.
-    pub fn complete(&self, node: usize, sub: u64) -> Result<(), String> {
-        let id = self.order[node];
-        let facts = FactsOf { world: self, node: id };
-        let witness = &self.nodes[&id].apps[&sub].witness;
-        // A contradiction of which no living node has seen both sides cannot be told.
-        let proved = |pair: &Pair| self.nodes.values().any(|node| !node.subscriptions.proofs(pair).is_empty());
-        let pairs = self.ledger.events.keys().filter(|pair| !self.ledger.disputed.contains_key(*pair) || proved(pair));
-        pairs.into_iter().try_for_each(|pair| {
-            let place = self.order.iter().position(|n| n.as_bytes() == &pair.origin).expect("a node");
-            witness
-                .complete(&self.ledger, &facts, pair)
-                .map_err(|error| format!("node {node}, origin {place}: {error}"))
-        })
     }
 
     /// The application of a subscription stops taking, or goes on.
@@ -661,6 +505,7 @@ impl World {
         node.known.clear();
         node.starts.clear();
         node.subscriptions = Subscriptions::new(id, mesh, limits);
+        self.full.retain(|(full, _)| *full != id);
         for joined in self.joined.values_mut() {
             joined.remove(&id);
         }
@@ -912,6 +757,24 @@ impl World {
         self.log(node, sub).into_iter().filter_map(payload).collect()
     }
 
+    /// How many pairs a node has told its upstreams to be full for.
+    pub fn full(&self, node: usize) -> usize {
+        self.full.iter().filter(|(id, _)| *id == self.order[node]).count()
+    }
+
+    /// An advert of this node's producer that names another node and is that much older or newer reaches a node.
+    pub fn advertise_elsewhere(&mut self, node: usize, channel: &str, elsewhere: usize, to: usize, newer: i64) {
+        let (pair, id) = (self.pair(node, channel), self.order[node]);
+        let producer = &self.nodes[&id].producers[&pair];
+        let seq = producer.publisher.incarnation().saturating_add_signed(newer);
+        let (name, class) = (producer.name.clone(), producer.class);
+        let known = Known { name, node: self.order[elsewhere], entity: EntityId::from_bytes(pair.origin), class, seq };
+        let (now, to) = (self.instant(), self.order[to]);
+        self.node(&to).subscriptions.handle_advert(now, pair, Some(known));
+        self.node(&to).subscriptions.handle_closed(pair, seq);
+        self.act(to);
+    }
+
     /// Batches and bytes that wait in a node's subscriptions.
     pub fn held(&self, node: usize) -> (usize, usize) {
         self.nodes[&self.order[node]].subscriptions.held()
@@ -935,46 +798,9 @@ impl World {
         self.at(span, Happening::Wake);
     }
 
-    /// A frame of anybody's making reaches a node.
-    pub fn inject(&mut self, to: usize, frame: Vec<u8>) {
-        let (to, boot) = (self.order[to], self.nodes[&self.order[to]].boot);
-        self.at(Duration::from_micros(LATENCY_US), Happening::Frame { to, boot, frame: frame.into() });
-    }
-
     /// A node says something to another, whether it makes sense or not.
     pub fn say(&mut self, from: usize, to: usize, message: &Message<'_>) {
         self.send(self.order[from], self.order[to], message.encode());
-    }
-
-    /// Proof that a node signed two batches for one place in an incarnation of its making.
-    pub fn prove(&mut self, node: usize, channel: &str, incarnation: u64) -> Vec<u8> {
-        let (pair, keys, mesh) = (self.pair(node, channel), self.keys(node), self.mesh);
-        let seals: Vec<_> = [b"one", b"two"]
-            .into_iter()
-            .map(|payload| {
-                let mut builder = BatchBuilder::new();
-                builder.push(payload, None, &[], Hlc::new(1, 0)).expect("small");
-                let sealed = builder.seal(&SealParams {
-                    mesh: &mesh,
-                    channel: &ChannelHash(pair.channel),
-                    signer: &keys,
-                    sender_key: &SenderKey::new([1; 32]),
-                    seq: incarnation,
-                    incarnation,
-                    prev: BatchHash::ZERO,
-                    parents: &[],
-                    parents_cut: false,
-                    salt: self.rng.bytes(),
-                    visibility: Visibility::Global,
-                    priority: Priority::Normal,
-                    realtime: false,
-                    subnet: [0; 4],
-                    cap: [0; 4],
-                });
-                sealed.expect("a key in memory signs").into_parts().0
-            })
-            .collect();
-        Equivocation::between(&mesh, &seals[0], &seals[1]).expect("they contradict each other").to_bytes()
     }
 
     pub fn keys(&self, node: usize) -> NodeKeys {
@@ -1002,39 +828,5 @@ impl World {
 
     pub fn trace_hash(&self) -> [u8; 32] {
         *self.trace.clone().finalize().as_bytes()
-    }
-}
-
-/// What the world can say about one node's subscriptions.
-struct FactsOf<'a> {
-    world: &'a World,
-    node: NodeId,
-}
-
-impl Facts for FactsOf<'_> {
-    fn knows(&self, pair: &Pair) -> bool {
-        self.world.nodes[&self.node].known.contains(pair)
-    }
-
-    fn start(&self, pair: &Pair) -> Option<u64> {
-        self.world.nodes[&self.node].starts.get(pair).copied()
-    }
-
-    fn has(&self, pair: &Pair, range: SeqRange) -> bool {
-        let owner = &self.world.nodes[&NodeId::from_bytes(pair.origin)];
-        owner.producers.get(pair).is_some_and(|producer| producer.publisher.has(range))
-    }
-
-    fn reachable(&self, pair: &Pair) -> Duration {
-        let (a, b) = (self.node, NodeId::from_bytes(pair.origin));
-        let begin = self.world.now.saturating_sub(Duration::from_secs(5));
-        let (mut longest, mut since) = (Duration::ZERO, begin);
-        for (from, to) in self.world.apart.get(&(a.min(b), a.max(b))).into_iter().flatten() {
-            if *from > since {
-                longest = longest.max(*from - since);
-            }
-            since = since.max(to.unwrap_or(self.world.now));
-        }
-        longest.max(self.world.now.saturating_sub(since))
     }
 }
