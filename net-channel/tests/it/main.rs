@@ -9,6 +9,7 @@
 mod advert;
 mod batch;
 mod bits;
+mod buffer;
 #[cfg(feature = "node")]
 mod bus;
 mod by_hand;

@@ -757,6 +757,11 @@ impl World {
         self.log(node, sub).into_iter().filter_map(payload).collect()
     }
 
+    /// How many proofs against an origin a node keeps.
+    pub fn proofs(&self, node: usize, origin: usize, channel: &str) -> usize {
+        self.nodes[&self.order[node]].subscriptions.proofs(&self.pair(origin, channel)).len()
+    }
+
     /// How many pairs a node has told its upstreams to be full for.
     pub fn full(&self, node: usize) -> usize {
         self.full.iter().filter(|(id, _)| *id == self.order[node]).count()
