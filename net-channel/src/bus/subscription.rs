@@ -199,18 +199,23 @@ impl Queue {
     }
 
     pub(crate) fn push(&self, delivery: Delivery) {
-        lock(&self.state).deliveries.push_back(delivery);
-        self.wake();
+        self.wake_after(|state| state.deliveries.push_back(delivery));
     }
 
     pub(crate) fn close(&self) {
-        lock(&self.state).closed = true;
-        self.wake();
+        self.wake_after(|state| state.closed = true);
     }
 
     /// Has the application look again.
     pub(crate) fn wake(&self) {
-        let waker = lock(&self.state).waker.take();
+        self.wake_after(|_| {});
+    }
+
+    fn wake_after(&self, change: impl FnOnce(&mut QueueState)) {
+        let mut state = lock(&self.state);
+        change(&mut state);
+        let waker = state.waker.take();
+        drop(state);
         if let Some(waker) = waker {
             waker.wake();
         }

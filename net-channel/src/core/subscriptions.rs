@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 use net_identity::EntityId;
 use net_transport::{MeshId, NodeId, Pair, ShortId};
 
-use crate::core::Cursor;
 use crate::core::arrivals::Answer;
 use crate::core::delivery::{DeliveryBuffer, Order};
 use crate::core::feed::{Feed, Fetch, Phase, Session};
-use crate::core::item::{Item, Source};
+use crate::core::item::Source;
 use crate::core::line::Delivery;
-use crate::core::message::{Message, SeqRange, Start};
+use crate::core::message::{Message, Start};
+use crate::core::{Counters, Cursor, Limits};
 use crate::mutants::mutant;
 use crate::{ChannelName, Class, Equivocation, Pattern};
 
@@ -38,42 +38,6 @@ pub enum From {
     Since(u64),
     /// Where a cursor points; origins that it does not name are read from their earliest event.
     Cursor(Cursor),
-}
-
-/// Bounds of this node's subscriptions. What is beyond them is not lost: it is asked for again when its turn comes.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// Bytes that wait for one subscription's application.
-    pub queue_bytes_max: usize,
-    /// Batches of one origin that wait for what is missing before them.
-    pub held_batches_max: usize,
-    /// Bytes of one origin's batches that wait so.
-    pub held_bytes_max: usize,
-    /// Batches of all origins of a channel that wait so, for one subscription.
-    pub channel_batches_max: usize,
-    /// Bytes of them.
-    pub channel_bytes_max: usize,
-    /// (Channel, origin) pairs that this node follows.
-    pub feeds_max: usize,
-    /// Adverts of other nodes that this node remembers.
-    pub adverts_max: usize,
-    /// Pairs of which this node keeps proofs of equivocation.
-    pub proofs_max: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            queue_bytes_max: 8 << 20,
-            held_batches_max: 512,
-            held_bytes_max: 2 << 20,
-            channel_batches_max: 4_096,
-            channel_bytes_max: 16 << 20,
-            feeds_max: 65_536,
-            adverts_max: 131_072,
-            proofs_max: 4_096,
-        }
-    }
 }
 
 /// What the caller has to do.
@@ -117,46 +81,6 @@ pub enum Action {
         /// What.
         delivery: Delivery,
     },
-}
-
-/// Counters of everything that was refused, repeated or repaired.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Counters {
-    /// Batches delivered, counted once for each subscription.
-    pub batches: u64,
-    /// Events delivered, counted once for each subscription.
-    pub events: u64,
-    /// Events delivered after a gap had named them.
-    pub late: u64,
-    /// Batches that had been delivered already.
-    pub duplicates: u64,
-    /// Frames that are no batch or Tick of the format.
-    pub malformed: u64,
-    /// Batches, Ticks and proofs whose signature, hash or origin does not verify.
-    pub unverified: u64,
-    /// Origins found to have signed two batches for one place, counted once for each subscription.
-    pub equivocations: u64,
-    /// Batches that verify and could not be opened.
-    pub sealed: u64,
-    /// Ticks that told something new.
-    pub ticks: u64,
-    /// Grants that are not the origin's, or not for this node.
-    pub grants_refused: u64,
-    /// Batches dropped because too much was held; they are fetched when it is their turn.
-    pub overflowed: u64,
-    /// Requests for what was missing.
-    pub fetches: u64,
-    /// Gaps told to applications.
-    pub gaps: u64,
-    /// Restarts told to applications.
-    pub restarts: u64,
-    /// Positions that were older than what is kept, told to applications.
-    pub trimmed: u64,
-    /// Adverts, feeds and proofs refused because a table was full.
-    pub refused_full: u64,
-    /// Messages from a node that has no business sending them.
-    pub unexpected: u64,
 }
 
 /// A producer that this node knows of.
@@ -817,29 +741,5 @@ fn set_timer(timers: &mut BTreeSet<(Instant, Timer)>, due: &mut Option<Instant>,
         }
         timers.extend(at.map(|at| (at, timer)));
         *due = at;
-    }
-}
-
-impl Counters {
-    /// Counts what is delivered, and says of which pair events are.
-    fn count(&mut self, delivery: &Delivery) -> Option<Pair> {
-        match delivery {
-            Delivery::Batch { source, batch, skip, late, .. } => {
-                self.batches += 1;
-                self.events += u64::from(batch.open().seal().events() - skip);
-                self.late += late.iter().map(SeqRange::len).sum::<u64>();
-                return Some(source.pair);
-            }
-            Delivery::Item(Item::Gap(_)) => self.gaps += 1,
-            Delivery::Item(Item::Restart(_)) => self.restarts += 1,
-            Delivery::Item(Item::Trimmed(_)) => self.trimmed += 1,
-            Delivery::Item(Item::Equivocation(_)) => self.equivocations += 1,
-            Delivery::Item(Item::Sealed(sealed)) => {
-                self.sealed += 1;
-                return Some(sealed.source.pair);
-            }
-            Delivery::Item(Item::Event(_)) => {}
-        }
-        None
     }
 }

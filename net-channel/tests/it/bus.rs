@@ -2,10 +2,12 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use net_channel::{
-    Bus, BusConfig, CursorFileError, Event, From, Item, NodeEvent, OpenGate, Publish, SubscribeError, Subscription,
+    Bus, BusConfig, CursorFileError, Event, From, Item, NodeEvent, OpenGate, Parent, Publish, PublishError,
+    SubscribeError, Subscription,
 };
 use net_transport::{Endpoint, EndpointConfig, Mesh, MeshId, NodeKeys, Peer, Psk, Seed};
 use tokio::time::timeout;
@@ -141,7 +143,7 @@ async fn one_mebibyte_passes_and_one_byte_more_does_not() {
     channel.publish(vec![7; 1 << 20]).await.unwrap();
     assert_eq!(event(&mut subscription).await.payload(), vec![7; 1 << 20]);
     let refused = channel.publish(vec![7; (1 << 20) + 1]).await;
-    assert!(matches!(refused, Err(net_channel::PublishError::TooLarge { limit, .. }) if limit == 1 << 20));
+    assert!(matches!(refused, Err(PublishError::TooLarge { limit, .. }) if limit == 1 << 20));
 }
 
 #[cfg(feature = "filter")]
@@ -374,4 +376,67 @@ async fn node_that_subscribes_too_often_at_one_producer_is_refused() {
     assert!(a.bus.metrics().await.quotas.subscriptions_refused >= 1);
     channel.publish("for the others").await.unwrap();
     assert_eq!(event(&mut subscriptions[0]).await.payload(), b"for the others");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn causes_that_no_batch_can_name_are_refused_with_their_event_and_the_channel_goes_on() {
+    let a = Node::start(31, vec![]).await;
+    let mut subscription = a.bus.subscribe("c").from(From::Earliest).await.unwrap();
+    let (channel, realtime) =
+        (a.bus.channel("c").open().await.unwrap(), a.bus.channel("r").realtime().open().await.unwrap());
+    channel.publish("one").await.unwrap();
+    let own = event(&mut subscription).await.as_parent();
+    let other = |seq, n: u8| Parent { origin: net_transport::ShortId([n; 8]), seq, hash: [0; 8] };
+    let refused = [
+        channel.publish_with(Publish::new("x").after([other(0, 1)])).await,
+        channel.publish_with(Publish::new("x").after([other(u64::MAX, 1)])).await,
+        channel.publish_with(Publish::new("x").after((0..=255).map(|n| other(1, n)))).await,
+        realtime.publish_with(Publish::new("x").after([other(1, 1)])).await,
+    ];
+    assert!(refused.iter().all(|result| matches!(result, Err(PublishError::Causes))), "{refused:?}");
+    // An event of one's own is a cause in any case.
+    channel.publish_with(Publish::new("two").after([own])).await.unwrap().await.unwrap();
+    realtime.publish("three").await.unwrap().await.unwrap();
+    assert_eq!(event(&mut subscription).await.payload(), b"two");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn channel_opened_again_after_the_clock_was_set_back_uses_no_seq_twice() {
+    let clock = Arc::new(AtomicU64::new(2_000_000_000_000_000_000));
+    let shown = clock.clone();
+    let a = Node::start_with(32, vec![], move |config| {
+        let random = net_channel::Environment::default();
+        config.environment = net_channel::Environment::new(
+            move || shown.load(Ordering::Relaxed),
+            move |bytes| bytes.iter_mut().for_each(|byte| [*byte] = random.random()),
+        );
+    })
+    .await;
+    let channel = a.bus.channel("c").open().await.unwrap();
+    let before = channel.publish("one").await.unwrap().dot().await.unwrap();
+    channel.close().await;
+    clock.store(1_000_000_000_000_000_000, Ordering::Relaxed);
+    let channel = a.bus.channel("c").open().await.unwrap();
+    let after = channel.publish("two").await.unwrap().dot().await.unwrap();
+    assert!(after.seq > before.seq, "{after} after {before}");
+}
+
+#[tokio::test]
+async fn subscription_that_nobody_waited_for_is_dropped() {
+    let a = Node::start(33, vec![]).await;
+    for _ in 0..50 {
+        let mut making = std::pin::pin!(a.bus.subscribe("c").into_future());
+        // Asked for, and given up before the answer.
+        let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(making.as_mut().poll(cx).is_ready())).await;
+        assert!(!polled);
+    }
+    // One that is waited for is made after them.
+    let kept = a.bus.subscribe("c").await.unwrap();
+    let dropped = async {
+        while a.bus.metrics().await.subscriptions.len() > 1 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(DEADLINE, dropped).await.expect("only what is kept is left");
+    drop(kept);
 }
