@@ -1,7 +1,6 @@
 //! A filter, and a payload that it is evaluated on.
 
-use net_channel::{BatchBuilder, BatchHash, EventBatch, Filter, Hlc, SealParams};
-use net_transport::{Priority, Visibility};
+use net_channel::{BatchBuilder, EventBatch, Filter, Hlc, SealParams};
 
 use crate::world::World;
 
@@ -29,23 +28,7 @@ pub fn run(data: &[u8]) -> bool {
     if builder.push(payload, Some(key), &[("h", key)], Hlc(1)).is_err() {
         return true;
     }
-    let params = SealParams {
-        mesh: &world.mesh,
-        channel: &world.channel,
-        signer: &world.signer,
-        sender_key: &world.sender_key,
-        seq: 1,
-        incarnation: 1,
-        prev: BatchHash::ZERO,
-        parents: &[],
-        parents_cut: false,
-        salt: [0; 16],
-        visibility: Visibility::Global,
-        priority: Priority::Normal,
-        realtime: false,
-        subnet: [0; 4],
-        cap: [0; 4],
-    };
+    let params = SealParams::first(&world.mesh, &world.channel, &world.signer, &world.sender_key, 1, [0; 16]);
     let sealed = builder.seal(&params).expect("it can be sealed");
     let open = sealed.open(&world.sender_key).expect("the key that sealed it");
     let event = EventBatch::new(world.name.clone(), world.origin, open).event(0).expect("one was sealed");

@@ -2,7 +2,7 @@
 
 use net_channel::{BatchBuilder, BatchHash, ChannelHash, ChannelName, Hlc, SealParams, SenderKey};
 use net_identity::{EntityId, EntityKey, Signer};
-use net_transport::{MeshId, Priority, Visibility};
+use net_transport::MeshId;
 
 /// Who publishes what, and where.
 #[derive(Debug)]
@@ -49,21 +49,9 @@ impl World {
                 builder.push(&[number, event], None, &[], Hlc(1 << 40)).expect("it fits");
             }
             let sealed = builder.seal(&SealParams {
-                mesh: &self.mesh,
-                channel: &self.channel,
-                signer: &self.signer,
-                sender_key: &self.sender_key,
-                seq,
                 incarnation: 1_000,
                 prev,
-                parents: &[],
-                parents_cut: false,
-                salt: [number; 16],
-                visibility: Visibility::Global,
-                priority: Priority::Normal,
-                realtime: false,
-                subnet: [0; 4],
-                cap: [0; 4],
+                ..SealParams::first(&self.mesh, &self.channel, &self.signer, &self.sender_key, seq, [number; 16])
             });
             let sealed = sealed.expect("a key in memory signs");
             (seq, prev) = (seq + u64::from(events), sealed.hash());

@@ -12,7 +12,7 @@ use net_channel::{
     Source,
 };
 use net_identity::EntityKey;
-use net_transport::{MeshId, Pair, Priority, Visibility};
+use net_transport::{MeshId, Pair};
 
 const ORIGINS: usize = 5;
 const FIRST_SEQ: u64 = 1_000;
@@ -48,21 +48,10 @@ fn arrivals(batches: usize, events: usize) -> (Vec<Arc<Source>>, Vec<(usize, Hel
             builder.push(&[7; 64], None, &[], Hlc(n as u64)).expect("they fit");
         }
         let params = SealParams {
-            mesh: &mesh,
-            channel: &channel,
-            signer: &signers[origin],
-            sender_key: &key,
-            seq,
             incarnation: FIRST_SEQ,
             prev,
             parents: &parents,
-            parents_cut: false,
-            salt: [5; 16],
-            visibility: Visibility::Global,
-            priority: Priority::Normal,
-            realtime: false,
-            subnet: [0; 4],
-            cap: [0; 4],
+            ..SealParams::first(&mesh, &channel, &signers[origin], &key, seq, [5; 16])
         };
         let sealed: SealedBatch = builder.seal(&params).expect("it can be sealed");
         heads[origin] = (sealed.seal().next_seq(), sealed.hash());

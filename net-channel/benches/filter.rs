@@ -3,34 +3,17 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use net_channel::{
-    BatchBuilder, BatchHash, ChannelName, Event, EventBatch, Filter, Hlc, PushError, SealParams, SenderKey,
-};
+use net_channel::{BatchBuilder, ChannelName, Event, EventBatch, Filter, Hlc, PushError, SealParams, SenderKey};
 use net_identity::EntityKey;
-use net_transport::{MeshId, Priority, Visibility};
+use net_transport::MeshId;
 
 const QUAKES: &str = include_str!("../../net-cli/data/usgs-earthquakes-2018-week.jsonl");
 
 fn batch(mut builder: BatchBuilder) -> Vec<Event> {
     let (mesh, signer, sender_key) = (MeshId([1; 32]), EntityKey::from_secret(&[2; 32]), SenderKey::new([3; 32]));
     let name = ChannelName::parse("quakes/ak").expect("a good name");
-    let params = SealParams {
-        mesh: &mesh,
-        channel: &name.hash(&mesh),
-        signer: &signer,
-        sender_key: &sender_key,
-        seq: 2_000,
-        incarnation: 1_000,
-        prev: BatchHash([4; 32]),
-        parents: &[],
-        parents_cut: false,
-        salt: [5; 16],
-        visibility: Visibility::Global,
-        priority: Priority::Normal,
-        realtime: false,
-        subnet: [0; 4],
-        cap: [0; 4],
-    };
+    let channel = name.hash(&mesh);
+    let params = SealParams::first(&mesh, &channel, &signer, &sender_key, 2_000, [5; 16]);
     let sealed = builder.seal(&params).expect("it can be sealed");
     let open = sealed.open(&sender_key).expect("the right key");
     EventBatch::new(name, signer.id(), open).events().collect()

@@ -9,7 +9,7 @@ use net_channel::{
     SenderKey,
 };
 use net_identity::EntityKey;
-use net_transport::{MeshId, Priority, Visibility};
+use net_transport::MeshId;
 
 struct Bench {
     mesh: MeshId,
@@ -38,21 +38,9 @@ impl Bench {
             builder.push(&[7; 64], None, &[], Hlc(i as u64)).expect("they fit");
         }
         let params = SealParams {
-            mesh: &self.mesh,
-            channel: &self.channel,
-            signer: &self.signer,
-            sender_key: &self.sender_key,
-            seq: 2_000,
             incarnation: 1_000,
             prev: BatchHash([4; 32]),
-            parents: &[],
-            parents_cut: false,
-            salt: [5; 16],
-            visibility: Visibility::Global,
-            priority: Priority::Normal,
-            realtime: false,
-            subnet: [0; 4],
-            cap: [0; 4],
+            ..SealParams::first(&self.mesh, &self.channel, &self.signer, &self.sender_key, 2_000, [5; 16])
         };
         builder.seal(&params).expect("it can be sealed")
     }

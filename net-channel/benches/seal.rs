@@ -5,7 +5,7 @@ use std::hint::black_box;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use net_channel::{BatchBuilder, BatchHash, ChannelName, Hlc, SealParams, SenderKey};
 use net_identity::EntityKey;
-use net_transport::{MeshId, Priority, Visibility};
+use net_transport::MeshId;
 
 const PAYLOAD: [u8; 64] = [7; 64];
 
@@ -20,21 +20,9 @@ fn seal(c: &mut Criterion) {
     let channel = ChannelName::parse("bench/channel").expect("a good name").hash(&mesh);
     let (signer, sender_key) = (EntityKey::from_secret(&[2; 32]), SenderKey::new([3; 32]));
     let params = SealParams {
-        mesh: &mesh,
-        channel: &channel,
-        signer: &signer,
-        sender_key: &sender_key,
-        seq: 2_000,
         incarnation: 1_000,
         prev: BatchHash([4; 32]),
-        parents: &[],
-        parents_cut: false,
-        salt: [5; 16],
-        visibility: Visibility::Global,
-        priority: Priority::Normal,
-        realtime: false,
-        subnet: [0; 4],
-        cap: [0; 4],
+        ..SealParams::first(&mesh, &channel, &signer, &sender_key, 2_000, [5; 16])
     };
 
     let mut group = c.benchmark_group("seal");

@@ -5,11 +5,11 @@ use std::error::Error;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use net_channel::{
-    BatchBuilder, BatchHash, ChannelName, HlcClock, KeyGrant, SealParams, SealedBatch, SealedView, SenderKey,
-    first_seq, random_salt,
+    BatchBuilder, ChannelName, HlcClock, KeyGrant, SealParams, SealedBatch, SealedView, SenderKey, first_seq,
+    random_salt,
 };
 use net_identity::EntityKey;
-use net_transport::{MeshId, Priority, Visibility};
+use net_transport::MeshId;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
@@ -24,23 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for text in ["2.4 near Anchorage", "1.1 near Fairbanks", "5.0 off Kodiak"] {
         builder.push(text.as_bytes(), None, &[("unit", b"magnitude")], clock.tick(unix_ms))?;
     }
-    let sealed = builder.seal(&SealParams {
-        mesh: &mesh,
-        channel: &channel,
-        signer: &origin,
-        sender_key: &sender_key,
-        seq: incarnation,
-        incarnation,
-        prev: BatchHash::ZERO,
-        parents: &[],
-        parents_cut: false,
-        salt: random_salt(),
-        visibility: Visibility::Global,
-        priority: Priority::Normal,
-        realtime: false,
-        subnet: [0; 4],
-        cap: [0; 4],
-    })?;
+    let sealed = builder.seal(&SealParams::first(&mesh, &channel, &origin, &sender_key, incarnation, random_salt()))?;
     println!("sealed {} events into {} bytes", sealed.seal().events(), sealed.frame().len());
 
     // A relay: no key, and still it knows who sent this.

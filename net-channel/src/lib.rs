@@ -20,23 +20,7 @@
 //!
 //! let mut builder = BatchBuilder::new();
 //! builder.push(b"speed 81", Some(b"car-12"), &[("unit", b"km/h")], Hlc::new(1_800_000_000_000, 0))?;
-//! let sealed = builder.seal(&SealParams {
-//!     mesh: &mesh,
-//!     channel: &channel,
-//!     signer: &origin,
-//!     sender_key: &sender_key,
-//!     seq: 1,
-//!     incarnation: 1,
-//!     prev: BatchHash::ZERO,
-//!     parents: &[],
-//!     parents_cut: false,
-//!     salt: net_channel::random_salt(),
-//!     visibility: Visibility::Global,
-//!     priority: Priority::Normal,
-//!     realtime: false,
-//!     subnet: [0; 4],
-//!     cap: [0; 4],
-//! })?;
+//! let sealed = builder.seal(&SealParams::first(&mesh, &channel, &origin, &sender_key, 1, net_channel::random_salt()))?;
 //!
 //! let received = SealedBatch::verify(sealed.frame().clone(), &mesh, &channel, &origin.id())?;
 //! let open = received.open(&sender_key)?;

@@ -14,7 +14,6 @@ use std::time::Instant;
 use net_channel::{BatchBuilder, BatchHash, Hlc, SealParams, SenderKey};
 use net_identity::EntityKey;
 use net_redex::{EventItem, Found, Log, LogConfig, Start, SyncPolicy};
-use net_transport::{Priority, Visibility};
 
 const PAYLOAD_LEN: usize = 256;
 /// With its 20 bytes of framing, 256 of these are one batch of 64 KiB.
@@ -304,21 +303,9 @@ impl Frames {
             builder.push(&[5; IN_BATCH_LEN], None, &[], Hlc::new(1, 0)).expect("it fits");
         }
         let sealed = builder.seal(&SealParams {
-            mesh: &self.log.mesh(),
-            channel: &self.log.channel(),
-            signer: &self.key,
-            sender_key: &self.sender_key,
-            seq: self.next,
             incarnation: 1,
             prev: self.prev,
-            parents: &[],
-            parents_cut: false,
-            salt: [1; 16],
-            visibility: Visibility::Global,
-            priority: Priority::Normal,
-            realtime: false,
-            subnet: [0; 4],
-            cap: [0; 4],
+            ..SealParams::first(&self.log.mesh(), &self.log.channel(), &self.key, &self.sender_key, self.next, [1; 16])
         });
         let sealed = sealed.expect("the key is here");
         (self.next, self.prev) = (self.next + events, sealed.hash());

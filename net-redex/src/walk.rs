@@ -205,7 +205,7 @@ fn is_stray(bytes: &[u8]) -> bool {
 mod tests {
     use net_channel::{BatchBuilder, BatchHash, ChannelHash, Hlc, SealParams, SealedView, SenderKey};
     use net_identity::EntityKey;
-    use net_transport::{MeshId, Priority, Visibility};
+    use net_transport::MeshId;
 
     use super::*;
     use crate::format::{RecordParams, body_crc, push};
@@ -225,21 +225,9 @@ mod tests {
             let mut builder = BatchBuilder::new();
             builder.push(&vec![3; payload_len], None, &[], Hlc::new(1, 0)).expect("it fits");
             let sealed = builder.seal(&SealParams {
-                mesh: &MESH,
-                channel: &CHANNEL,
-                signer: &signer,
-                sender_key: &sender_key,
-                seq,
                 incarnation: 1,
                 prev,
-                parents: &[],
-                parents_cut: false,
-                salt: [1; 16],
-                visibility: Visibility::Global,
-                priority: Priority::Normal,
-                realtime: false,
-                subnet: [0; 4],
-                cap: [0; 4],
+                ..SealParams::first(&MESH, &CHANNEL, &signer, &sender_key, seq, [1; 16])
             });
             let sealed = sealed.expect("the key is here");
             prev = sealed.hash();

@@ -132,6 +132,38 @@ pub struct SealParams<'a> {
     pub cap: [u8; 4],
 }
 
+impl<'a> SealParams<'a> {
+    /// The first batch of an incarnation, reliable, for everybody, without parents and without a log before it. For any
+    /// other, change what differs: `SealParams { incarnation, prev, ..SealParams::first(…) }`.
+    #[must_use]
+    pub fn first(
+        mesh: &'a MeshId,
+        channel: &'a ChannelHash,
+        signer: &'a dyn Signer,
+        sender_key: &'a SenderKey,
+        seq: u64,
+        salt: [u8; 16],
+    ) -> Self {
+        Self {
+            mesh,
+            channel,
+            signer,
+            sender_key,
+            seq,
+            incarnation: seq,
+            prev: BatchHash::ZERO,
+            parents: &[],
+            parents_cut: false,
+            salt,
+            visibility: Visibility::Global,
+            priority: Priority::Normal,
+            realtime: false,
+            subnet: [0; 4],
+            cap: [0; 4],
+        }
+    }
+}
+
 impl std::fmt::Debug for SealParams<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SealParams")

@@ -3,7 +3,7 @@
 use net_channel::{BatchBuilder, BatchHash, ChannelHash, ChannelName, Hlc, SealParams, SenderKey};
 use net_identity::EntityKey;
 use net_redex::{Batch, Found, Log, LogConfig, Start};
-use net_transport::{MeshId, Priority, ShortId, Visibility};
+use net_transport::{MeshId, ShortId};
 
 pub(crate) const MESH: MeshId = MeshId([7; 32]);
 
@@ -65,21 +65,9 @@ impl Origin {
         let mut salt = [0; 16];
         salt[..8].copy_from_slice(&self.next.to_le_bytes());
         let sealed = self.builder.seal(&SealParams {
-            mesh: &MESH,
-            channel: &self.channel,
-            signer: &self.key,
-            sender_key: &self.sender_key,
-            seq: self.next,
             incarnation: self.incarnation,
             prev: self.prev,
-            parents: &[],
-            parents_cut: false,
-            salt,
-            visibility: Visibility::Global,
-            priority: Priority::Normal,
-            realtime: false,
-            subnet: [0; 4],
-            cap: [0; 4],
+            ..SealParams::first(&MESH, &self.channel, &self.key, &self.sender_key, self.next, salt)
         });
         let sealed = sealed.expect("the key is here");
         self.next += events.len() as u64;

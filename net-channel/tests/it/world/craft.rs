@@ -1,7 +1,7 @@
 //! Batches made by hand: as a producer makes them, or otherwise.
 
 use net_channel::{BatchBuilder, BatchHash, ChannelHash, Hlc, Parent, SealParams, SealedBatch, SenderKey};
-use net_transport::{MeshId, NodeKeys, Priority, Visibility};
+use net_transport::{MeshId, NodeKeys};
 
 /// All that a batch of this world says besides its events.
 #[derive(Clone)]
@@ -27,21 +27,11 @@ impl Craft {
             builder.push(payload, None, &[], Hlc::new(self.unix_ms, 0)).expect("small");
         }
         let sealed = builder.seal(&SealParams {
-            mesh: &self.mesh,
-            channel: &self.channel,
-            signer: &self.signer,
-            sender_key: &self.key,
-            seq: self.seq,
             incarnation: self.incarnation,
             prev: self.prev,
             parents: &self.parents,
-            parents_cut: false,
-            salt: self.salt,
-            visibility: Visibility::Global,
-            priority: Priority::Normal,
             realtime: self.realtime,
-            subnet: [0; 4],
-            cap: [0; 4],
+            ..SealParams::first(&self.mesh, &self.channel, &self.signer, &self.key, self.seq, self.salt)
         });
         sealed.expect("a key in memory signs")
     }
