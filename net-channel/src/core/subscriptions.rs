@@ -440,13 +440,6 @@ impl Subscriptions {
         }
     }
 
-    /// Whether the subscription has been handed everything that was published on the origins it follows, as far as
-    /// they have told. (For positions of cursors see the application's side.)
-    #[must_use]
-    pub fn is_caught_up(&self, sub: SubId) -> bool {
-        self.lag(sub).iter().all(|(_, lag)| *lag == 0)
-    }
-
     fn follow(&mut self, now: Instant, sub: SubId, pair: Pair) {
         let known = self.known.get(&pair).expect("it was just looked up or inserted");
         if !self.feeds.contains_key(&pair) {
