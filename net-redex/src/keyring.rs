@@ -97,6 +97,11 @@ impl KeyRing {
         self.keys.get(&(*origin, id))
     }
 
+    /// Whose keys there are, and which; nothing if they are sealed.
+    pub(crate) fn names(&self) -> Option<Vec<(ShortId, KeyId)>> {
+        self.locked.is_none().then(|| self.keys.keys().copied().collect())
+    }
+
     pub(crate) fn add_origin(&mut self, origin: EntityId) -> Result<bool, KeyRingError> {
         match self.origins.get(&origin.short()) {
             Some(known) if *known == origin => return Ok(false),
