@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use net_channel::KeyId;
+use net_identity::EntityId;
 use net_transport::ShortId;
 
 use crate::core::{Core, lock};
@@ -56,6 +57,12 @@ impl Log {
         let mut next: Vec<_> = self.core.index().origins().iter().map(|o| (o.origin, o.next)).collect();
         next.sort_unstable_by_key(|(origin, _)| origin.0);
         next
+    }
+
+    /// The public key of the origin with this short id, if the log knows it.
+    #[must_use]
+    pub fn origin(&self, short: &ShortId) -> Option<EntityId> {
+        lock(&self.core.keys).origin(short)
     }
 
     /// Which keys the ring holds, and whose they are; nothing if it is sealed with a secret that was not given.

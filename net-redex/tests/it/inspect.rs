@@ -128,6 +128,8 @@ fn keys_of_the_ring_are_named_and_only_with_its_secret() {
     log.add_key(origin.key.id(), origin.sender_key.clone()).expect("room");
     let names = vec![(origin.short(), origin.sender_key.key_id())];
     assert_eq!(log.keys(), Some(names.clone()));
+    assert_eq!(log.origin(&origin.short()), Some(origin.key.id()));
+    assert_eq!(log.origin(&Origin::new(2).short()), None);
     log.close().expect("closed");
     let open = |config: LogConfig| Log::open(dir.path(), config.read_only()).expect("readable").keys();
     assert_eq!(open(config()), None);

@@ -1,0 +1,194 @@
+//! What a log holds, as `net sub` prints what comes.
+
+use std::io::{self, BufWriter, Write};
+
+use net::redex::{DotRange, EventItem, Log, LogEvent};
+use net::transport::ShortId;
+use serde::Serialize;
+
+use super::text::count;
+use crate::command::subscribe::event_line;
+use crate::control::protocol::{Blob, EventRow, HeaderRow, ParentRow};
+use crate::output::Output;
+
+/// An item of a log.
+#[derive(Debug, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub(super) enum LogRow {
+    Event {
+        offset: u64,
+        #[serde(flatten)]
+        event: EventRow,
+    },
+    /// Events `from..to` of the origin are there and cannot be read here.
+    Sealed { offset: u64, channel: String, origin: String, from: u64, to: u64, why: String },
+    /// Events `from..to` of the origin were superseded, and their bodies given up.
+    Compacted { offset: u64, channel: String, origin: String, from: u64, to: u64 },
+    /// Damage on the disk took what stood from `offset` to before `next_offset`.
+    Damaged {
+        offset: u64,
+        next_offset: u64,
+        channel: String,
+        /// Whose events that were, as far as can be told.
+        lost: Vec<LostRow>,
+    },
+    /// What stood before `first` was given up.
+    Trimmed { channel: String, first: u64 },
+}
+
+/// Events `from..to` of an origin that damage took.
+#[derive(Debug, Serialize)]
+pub(super) struct LostRow {
+    origin: String,
+    from: u64,
+    to: u64,
+    /// Whether more than the damaged bytes themselves says so.
+    certain: bool,
+}
+
+/// Makes rows of a log's items.
+pub(super) struct Rows<'a> {
+    pub(super) log: &'a Log,
+    pub(super) channel: &'a str,
+}
+
+impl Rows<'_> {
+    /// The row of an item; nothing for kinds of item that this program does not know.
+    pub(super) fn of(&self, item: &EventItem) -> Option<LogRow> {
+        let channel = self.channel.to_owned();
+        Some(match item {
+            EventItem::Event(event) => LogRow::Event { offset: event.offset(), event: self.event(event) },
+            EventItem::Sealed { offsets, dots, why } => LogRow::Sealed {
+                offset: offsets.start,
+                channel,
+                origin: origin_name(self.log, &dots.origin),
+                from: dots.first,
+                to: dots.last.saturating_add(1),
+                why: why.to_string(),
+            },
+            EventItem::Compacted { offsets, dots } => LogRow::Compacted {
+                offset: offsets.start,
+                channel,
+                origin: origin_name(self.log, &dots.origin),
+                from: dots.first,
+                to: dots.last.saturating_add(1),
+            },
+            EventItem::Hole(hole) => LogRow::Damaged {
+                offset: hole.offsets.start,
+                next_offset: hole.offsets.end,
+                channel,
+                lost: hole.dots.iter().map(|dots| self.lost(dots)).collect(),
+            },
+            EventItem::Trimmed { first } => LogRow::Trimmed { channel, first: *first },
+            _ => return None,
+        })
+    }
+
+    fn lost(&self, dots: &DotRange) -> LostRow {
+        LostRow {
+            origin: origin_name(self.log, &dots.origin),
+            from: dots.first,
+            to: dots.last.saturating_add(1),
+            certain: dots.certain,
+        }
+    }
+
+    fn event(&self, event: &LogEvent) -> EventRow {
+        let (parts, seal, origin) = (event.get(), event.batch().seal(), event.origin().to_string());
+        let header = |(name, value): (&str, &[u8])| HeaderRow { name: name.to_owned(), value: Blob::new(value) };
+        let parent = |parent: &net::channel::Parent| ParentRow { origin: parent.origin.to_string(), seq: parent.seq };
+        EventRow {
+            channel: self.channel.to_owned(),
+            // Whom the origin speaks for stands in its advert, which a log does not hold.
+            entity: origin.clone(),
+            origin,
+            seq: parts.seq,
+            time_ms: parts.time.unix_ms(),
+            late: false,
+            payload: Blob::new(parts.payload),
+            key: parts.key.map(Blob::new),
+            headers: parts.headers.iter().map(header).collect(),
+            parents: seal.parents().iter().map(parent).collect(),
+        }
+    }
+}
+
+/// The public key of an origin, if the log knows it; otherwise its short id.
+pub(super) fn origin_name(log: &Log, short: &ShortId) -> String {
+    let known = log.origin(short);
+    known.map_or_else(|| short.to_string(), |origin| origin.to_string())
+}
+
+/// Prints rows; what it has printed is seen after [`RowPrinter::flush`] at the latest.
+pub(super) struct RowPrinter<W: Write> {
+    output: Output,
+    json: bool,
+    out: BufWriter<W>,
+}
+
+const BUFFER_LEN: usize = 64 << 10;
+
+impl<W: Write> RowPrinter<W> {
+    /// For people, or as JSON lines.
+    pub(super) fn new(output: Output, json: bool, out: W) -> Self {
+        Self { output, json, out: BufWriter::with_capacity(BUFFER_LEN, out) }
+    }
+
+    pub(super) fn print(&mut self, row: &LogRow) -> io::Result<()> {
+        if self.json {
+            serde_json::to_writer(&mut self.out, row)?;
+            return self.out.write_all(b"\n");
+        }
+        match row {
+            LogRow::Event { event, .. } => return writeln!(self.out, "{}", event_line(&self.output, event)),
+            // It is to stand behind what was read before it.
+            _ => self.out.flush()?,
+        }
+        row.say(&self.output);
+        Ok(())
+    }
+
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+
+    /// What it wrote to, with everything written.
+    pub(super) fn into_inner(self) -> io::Result<W> {
+        self.out.into_inner().map_err(io::IntoInnerError::into_error)
+    }
+}
+
+impl LogRow {
+    /// Says beside the events what is missing among them.
+    fn say(&self, output: &Output) {
+        match self {
+            Self::Event { .. } => {}
+            Self::Sealed { channel, origin, from, to, why, .. } => {
+                let sealed = count(to - from, "event");
+                output.warn(format_args!("{channel}: {sealed} of {origin} cannot be read: {why}"));
+            }
+            Self::Compacted { channel, origin, from, to, .. } => {
+                let gone = count(to - from, "event");
+                output.note(format_args!("{channel}: {gone} of {origin} superseded by later ones and compacted"));
+            }
+            Self::Damaged { offset, next_offset, channel, lost } => {
+                for LostRow { origin, from, to, certain } in lost {
+                    let perhaps = if *certain { "" } else { ", as far as the damaged bytes tell" };
+                    let gone = count(to - from, "event");
+                    output.warn(format_args!(
+                        "{channel}: {gone} of {origin} from {from} on are damaged on the disk{perhaps}"
+                    ));
+                }
+                if lost.is_empty() {
+                    let gone = count(next_offset.saturating_sub(*offset), "event");
+                    output.warn(format_args!(
+                        "{channel}: {gone} at offset {offset} damaged on the disk; nothing tells whose they were"
+                    ));
+                }
+            }
+            Self::Trimmed { channel, first } => {
+                output.warn(format_args!("{channel}: the log keeps its events from offset {first} on"));
+            }
+        }
+    }
+}
