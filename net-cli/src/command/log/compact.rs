@@ -50,8 +50,8 @@ fn report(output: &Output, done: &Compaction) -> std::io::Result<()> {
         );
     }
     output.line(format!(
-        "compacted {} of superseded events in {}, {} rewritten: {} freed",
-        count(events, "event"),
+        "compacted {} in {}, {} rewritten: {} freed",
+        count(events, "superseded event"),
         count(batches, "batch"),
         count(segments, "segment"),
         size(bytes)

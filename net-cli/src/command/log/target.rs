@@ -174,8 +174,14 @@ impl Located {
                     std::path::absolute(&path).unwrap_or(path).display()
                 ))
             }
-            OpenError::Damaged { path, what } => Failure::new(format!("{}: {what}", path.display()))
-                .next("a keeper of the channel, or a copy, has what this one has lost"),
+            OpenError::Damaged { path, what } => {
+                let next = if what.contains("for writing") {
+                    format!("`{net} log trim {typed} --before offset:0` opens it for writing, and gives up nothing")
+                } else {
+                    "a keeper of the channel, or a copy, has what this one has lost".to_owned()
+                };
+                Failure::new(format!("{}: {what}", path.display())).next(next)
+            }
             error => Failure::new(chain(&error))
                 .next(format!("look at {}: who may read and write there, and is there room", self.path.display())),
         }
