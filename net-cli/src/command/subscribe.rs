@@ -235,7 +235,11 @@ pub(crate) fn event_line(output: &Output, event: &EventRow) -> String {
 
 /// What others published, without the characters with which it could take over the terminal.
 fn visible(text: &str) -> String {
-    let escape = |c: char| if c.is_control() && c != '\t' { c.escape_default().to_string() } else { c.to_string() };
+    let commands = |c: char| c.is_control() && c != '\t';
+    if !text.contains(commands) {
+        return text.to_owned();
+    }
+    let escape = |c: char| if commands(c) { c.escape_default().to_string() } else { c.to_string() };
     text.chars().map(escape).collect()
 }
 

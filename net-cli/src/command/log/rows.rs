@@ -1,5 +1,6 @@
 //! What a log holds, as `net sub` prints what comes.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufWriter, Write};
 
 use net::redex::{DotRange, EventItem, Log, LogEvent};
@@ -124,14 +125,26 @@ pub(super) struct RowPrinter<W: Write> {
     output: Output,
     json: bool,
     out: BufWriter<W>,
+    /// For people: how many events in a row are not there to be printed, by channel, origin and reason. One line tells of
+    /// many batches.
+    withheld: BTreeMap<(String, String, Withheld), u64>,
+}
+
+/// Why an event that is there is not printed.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Withheld {
+    Compacted,
+    Sealed(String),
 }
 
 const BUFFER_LEN: usize = 64 << 10;
+/// Origins and reasons that are counted before they are told.
+const WITHHELD_MAX: usize = 1_024;
 
 impl<W: Write> RowPrinter<W> {
     /// For people, or as JSON lines.
     pub(super) fn new(output: Output, json: bool, out: W) -> Self {
-        Self { output, json, out: BufWriter::with_capacity(BUFFER_LEN, out) }
+        Self { output, json, out: BufWriter::with_capacity(BUFFER_LEN, out), withheld: BTreeMap::new() }
     }
 
     pub(super) fn print(&mut self, row: &LogRow) -> io::Result<()> {
@@ -139,56 +152,79 @@ impl<W: Write> RowPrinter<W> {
             serde_json::to_writer(&mut self.out, row)?;
             return self.out.write_all(b"\n");
         }
-        match row {
-            LogRow::Event { event, .. } => return writeln!(self.out, "{}", event_line(&self.output, event)),
-            // It is to stand behind what was read before it.
-            _ => self.out.flush()?,
+        let (events, channel, origin, why) = match row {
+            LogRow::Event { event, .. } => {
+                self.tell_withheld()?;
+                return writeln!(self.out, "{}", event_line(&self.output, event));
+            }
+            LogRow::Sealed { channel, origin, from, to, why, .. } => {
+                (to - from, channel, origin, Withheld::Sealed(why.clone()))
+            }
+            LogRow::Compacted { channel, origin, from, to, .. } => (to - from, channel, origin, Withheld::Compacted),
+            LogRow::Damaged { .. } | LogRow::Trimmed { .. } => {
+                self.flush()?;
+                warn(&self.output, row);
+                return Ok(());
+            }
+        };
+        *self.withheld.entry((channel.clone(), origin.clone(), why)).or_default() += events;
+        if self.withheld.len() > WITHHELD_MAX { self.tell_withheld() } else { Ok(()) }
+    }
+
+    /// Says what was not printed since the last event.
+    fn tell_withheld(&mut self) -> io::Result<()> {
+        if self.withheld.is_empty() {
+            return Ok(());
         }
-        row.say(&self.output);
+        // It is to stand behind what was read before it.
+        self.out.flush()?;
+        for ((channel, origin, why), events) in std::mem::take(&mut self.withheld) {
+            let events = count(events, "event");
+            match why {
+                Withheld::Compacted => {
+                    self.output
+                        .note(format_args!("{channel}: {events} of {origin} superseded by later ones and compacted"));
+                }
+                Withheld::Sealed(why) => {
+                    self.output.warn(format_args!("{channel}: {events} of {origin} cannot be read: {why}"))
+                }
+            }
+        }
         Ok(())
     }
 
     pub(super) fn flush(&mut self) -> io::Result<()> {
+        self.tell_withheld()?;
         self.out.flush()
     }
 
     /// What it wrote to, with everything written.
-    pub(super) fn into_inner(self) -> io::Result<W> {
+    pub(super) fn into_inner(mut self) -> io::Result<W> {
+        self.flush()?;
         self.out.into_inner().map_err(io::IntoInnerError::into_error)
     }
 }
 
-impl LogRow {
-    /// Says beside the events what is missing among them.
-    fn say(&self, output: &Output) {
-        match self {
-            Self::Event { .. } => {}
-            Self::Sealed { channel, origin, from, to, why, .. } => {
-                let sealed = count(to - from, "event");
-                output.warn(format_args!("{channel}: {sealed} of {origin} cannot be read: {why}"));
+/// Says what is lost, which is never printed with the events.
+fn warn(output: &Output, row: &LogRow) {
+    match row {
+        LogRow::Damaged { offset, next_offset, channel, lost } => {
+            for LostRow { origin, from, to, certain } in lost {
+                let perhaps = if *certain { "" } else { ", as far as the damaged bytes tell" };
+                let events = count(to - from, "event");
+                output
+                    .warn(format_args!("{channel}: {events} of {origin} from {from} on damaged on the disk{perhaps}"));
             }
-            Self::Compacted { channel, origin, from, to, .. } => {
-                let gone = count(to - from, "event");
-                output.note(format_args!("{channel}: {gone} of {origin} superseded by later ones and compacted"));
-            }
-            Self::Damaged { offset, next_offset, channel, lost } => {
-                for LostRow { origin, from, to, certain } in lost {
-                    let perhaps = if *certain { "" } else { ", as far as the damaged bytes tell" };
-                    let gone = count(to - from, "event");
-                    output.warn(format_args!(
-                        "{channel}: {gone} of {origin} from {from} on are damaged on the disk{perhaps}"
-                    ));
-                }
-                if lost.is_empty() {
-                    let gone = count(next_offset.saturating_sub(*offset), "event");
-                    output.warn(format_args!(
-                        "{channel}: {gone} at offset {offset} damaged on the disk; nothing tells whose they were"
-                    ));
-                }
-            }
-            Self::Trimmed { channel, first } => {
-                output.warn(format_args!("{channel}: the log keeps its events from offset {first} on"));
+            if lost.is_empty() {
+                let events = count(next_offset.saturating_sub(*offset), "event");
+                output.warn(format_args!(
+                    "{channel}: {events} at offset {offset} damaged on the disk; nothing tells whose"
+                ));
             }
         }
+        LogRow::Trimmed { channel, first } => {
+            output.warn(format_args!("{channel}: the log keeps its events from offset {first} on"));
+        }
+        LogRow::Event { .. } | LogRow::Sealed { .. } | LogRow::Compacted { .. } => {}
     }
 }

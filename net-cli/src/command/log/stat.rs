@@ -155,7 +155,7 @@ impl Report {
             vec![row.origin.clone(), row.next_seq.to_string(), keys]
         }));
         print_table(output, &rows)?;
-        let heads = ["segment", "events", "size", "first stored", "last stored"];
+        let heads = ["segment", "events", "size", "first stored", "last stored", "state"];
         let mut rows = vec![heads.map(str::to_owned).to_vec()];
         rows.extend(self.segments.iter().map(SegmentRow::cells));
         print_table(output, &rows)
@@ -189,14 +189,14 @@ impl SegmentRow {
     }
 
     fn cells(&self) -> Vec<String> {
-        let state = if self.sealed { "" } else { " *" };
+        let state = if self.sealed { "sealed" } else { "active" };
         let known = |at: u64| if at == 0 { "?".to_owned() } else { time(at) };
         let (begun, last) = match self.last {
             Some(last) => (known(self.begun), time(last)),
             None => ("-".to_owned(), "-".to_owned()),
         };
-        let offsets = format!("{}..{}{state}", self.first_offset, self.next_offset);
+        let offsets = format!("{}..{}", self.first_offset, self.next_offset);
         let events = self.next_offset.saturating_sub(self.first_offset).to_string();
-        vec![offsets, events, size(self.bytes), begun, last]
+        vec![offsets, events, size(self.bytes), begun, last, state.to_owned()]
     }
 }

@@ -173,11 +173,13 @@ impl Trim {
 
 /// Why nothing goes.
 fn nothing(oldest: Option<SegmentInfo>) -> String {
-    match oldest {
-        Some(SegmentInfo { base, next_offset, last: Some(last), .. }) => format!(
-            "nothing to give up: segments go whole, and the oldest one has offsets {base}..{next_offset} and was written until {}",
-            time(last)
-        ),
-        _ => "nothing to give up: the log is empty".to_owned(),
+    let Some(SegmentInfo { base, next_offset, last: Some(last), sealed, .. }) = oldest else {
+        return "nothing to give up: the log is empty".to_owned();
+    };
+    let segment = format!("offsets {base}..{next_offset}, written until {}", time(last));
+    if sealed {
+        format!("nothing to give up: segments go whole, and of the oldest one ({segment}) something is to be kept")
+    } else {
+        format!("nothing to give up: segments go whole, and there is one, that is being written ({segment})")
     }
 }

@@ -138,8 +138,8 @@ fn log_of_another_node_is_read_as_far_as_it_opens() {
     let ended = stranger.run(&["log", "read", &path]);
     assert_eq!((ended.code, ended.out.as_str()), (Some(0), ""), "{ended:?}");
     assert!(ended.err.contains("the key ring is another node's"), "{ended:?}");
-    let sealed = format!("quakes/ak: 1 event of {} cannot be read: the key ring does not hold key", signer().id());
-    assert_eq!(ended.err.matches(&sealed).count(), 4, "{ended:?}");
+    let sealed = format!("quakes/ak: 4 events of {} cannot be read: the key ring does not hold key", signer().id());
+    assert!(ended.err.contains(&sealed) && ended.err.lines().count() == 2, "one line for all of them: {ended:?}");
     let found = rows(&stranger.run(&["log", "read", &path, "--json"]).ok());
     assert!(found.len() == 4 && found.iter().all(|row| row["type"] == "sealed" && row["why"].is_string()), "{found:?}");
     assert!(stranger.run(&["log", "stat", &path]).ok().contains("sealed: the ring opens"));
