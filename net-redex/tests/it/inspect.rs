@@ -1,5 +1,7 @@
 //! What a log tells of itself, and giving up its beginning on request.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use net_redex::{AppendError, EventItem, Log, LogConfig, Start, SyncPolicy};
 
 use crate::support::{Origin, config};
@@ -145,4 +147,23 @@ fn verification_tells_how_far_it_has_come() {
     let records: u64 = segments.iter().map(|s| s.bytes - 4096).sum();
     assert_eq!((report.batches, told.len(), told.last()), (10, 10, Some(&records)));
     assert!(told.is_sorted());
+}
+
+#[test]
+fn those_who_look_never_keep_a_writer_out() {
+    let (dir, log, _) = filled(SyncPolicy::Group, 1);
+    log.close().expect("closed");
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    assert!(Log::open(dir.path(), config().read_only()).is_ok());
+                }
+            });
+        }
+        let opened = (0..300).try_for_each(|_| Log::open(dir.path(), config().without_threads()).map(drop));
+        done.store(true, Ordering::Relaxed);
+        opened.expect("only looked at by others");
+    });
 }
