@@ -510,6 +510,8 @@ impl DeliveryBuffer {
         let mut on = line;
         for _ in 0..self.lines.len() {
             match self.lines[on].blocked {
+                // What it waited for may have come: it looks again first.
+                Some(_) if self.lines[on].is_dirty => return false,
                 Some(blocked) if blocked.on == other => return true,
                 Some(blocked) => on = blocked.on,
                 None => return false,

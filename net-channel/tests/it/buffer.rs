@@ -155,3 +155,55 @@ fn what_a_source_gave_and_there_was_no_room_for_is_asked_for_again() {
     assert_eq!(buffer.missing(line), [SeqRange { from: 5, to: 10 }]);
     assert!(buffer.is_behind(line));
 }
+
+/// Four origins and one that is gone: `b` waits for the one that is gone, `a` and `d` for `b`, and what `b` says next for `a`,
+/// which waits for `d`. In whatever order they are looked at, only what is gone is named.
+#[test]
+fn a_wait_that_has_just_ended_is_no_part_of_a_circle() {
+    let now = Instant::now();
+    // Causes are looked at in the order of their origins' short ids: `a` waits for `b` before it waits for `d`.
+    let mut numbers = [1, 2, 3, 4];
+    numbers.sort_by_key(|n| origin(*n).short());
+    let [gone, a, b, d] = numbers;
+    let with = |number, seq, parents| Craft { parents, ..craft(number, seq, 5) };
+    let chained = |prev: &Craft, craft: Craft| Craft { prev: prev.seal(&[b"event"]).hash(), ..craft };
+    let first = with(b, 5, vec![parent(gone, 5)]);
+    let second = chained(&first, with(b, 6, vec![parent(a, 5)]));
+    let batches = [with(a, 5, vec![parent(b, 5), parent(d, 5)]), first, second, with(d, 5, vec![parent(b, 5)])];
+    for turn in 0..24 {
+        let mut numbers = vec![gone, a, b, d];
+        let mut rest = turn;
+        let order: Vec<u8> = (1..=4)
+            .rev()
+            .map(|n| {
+                let at = rest % n;
+                rest /= n;
+                numbers.remove(at)
+            })
+            .collect();
+        let mut buffer = DeliveryBuffer::new(now, Order::Causal, Limits::default());
+        let lines: std::collections::BTreeMap<u8, _> =
+            order.iter().map(|n| (*n, buffer.add(now, source(*n), Class::Reliable, Some(5)))).collect();
+        buffer.handle_exists(lines[&gone], 6, 5);
+        for number in &order {
+            for craft in
+                batches.iter().filter(|craft| EntityId::from_bytes(*craft.signer.id().as_bytes()) == origin(*number))
+            {
+                buffer.offer(now, lines[number], open(craft, b"event"));
+            }
+        }
+        assert!(events(&mut buffer, now).is_empty());
+        let (mut seen, mut gaps) = (0, vec![]);
+        for ms in 0..100 {
+            let later = now + GAP_AFTER + Duration::from_millis(ms);
+            buffer.handle_timeout(later);
+            while let Some(delivery) = buffer.next(later) {
+                match delivery {
+                    Delivery::Batch { .. } => seen += 1,
+                    Delivery::Item(item) => gaps.push(item.to_string()),
+                }
+            }
+        }
+        assert_eq!((seen, gaps.len()), (4, 1), "{order:?}: {gaps:?}");
+    }
+}
