@@ -7,13 +7,13 @@ use net_redex::{AppendError, EventItem, Log, LogConfig, Start, SyncPolicy};
 use crate::support::{Origin, config};
 
 /// A log of so many batches of two events, about three a segment, and who made them.
-fn filled(sync: SyncPolicy, batches: usize) -> (tempfile::TempDir, Log, Origin) {
+fn filled(sync: SyncPolicy, batches: u8) -> (tempfile::TempDir, Log, Origin) {
     let dir = tempfile::tempdir().expect("a directory");
     let config = config().segment_bytes(LogConfig::SEGMENT_BYTES_MIN).sync(sync);
     let log = Log::open(dir.path(), config).expect("a new log");
     let mut origin = Origin::new(1);
     for i in 0..batches {
-        let frame = origin.batch(&[&[i as u8; 9_000], &[i as u8; 9_000]]);
+        let frame = origin.batch(&[&[i; 9_000], &[i; 9_000]]);
         let _ack = log.append(&frame).wait().expect("room");
     }
     (dir, log, origin)

@@ -1,16 +1,15 @@
 //! `net log export`: a log as a file of events, or of batches.
 
-use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
-use net::redex::{EventItem, Found, Log, ReadError, Start};
+use net::redex::{EventItem, Found, Log, Start};
 use serde::Serialize;
 
-use super::rows::{RowPrinter, Rows};
+use super::rows::{RowPrinter, Rows, Stop};
 use super::target::Target;
 use super::text::{count, size};
 use super::unreadable;
@@ -21,8 +20,9 @@ use crate::output::{Output, is_reader_gone};
 /// Write a log to a file, or `-` for the standard output
 ///
 /// As `jsonl`: what `net log read --json` prints, a line each. As `batches`: the signed and sealed batches one after the
-/// other, as they were on the wire; each begins with its 64-byte header, whose bytes 4 to 7 say how many follow. The exit
-/// code is 1 if something could not be exported as it was: damage, or events without a key.
+/// other, as they were on the wire; each begins with its 64-byte header, whose bytes 4 to 7 say how many follow. The file
+/// appears when it is whole, and only its owner may read it. The exit code is 1 if something could not be exported as it
+/// was: damage, or events without a key.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  net log export quakes/ak quakes.jsonl\n  net log export quakes/ak - | jq .text\n  net log export quakes/ak quakes.batches --format batches"
@@ -63,24 +63,6 @@ struct Exported {
     damaged: u64,
 }
 
-/// Why it stopped.
-enum Stop {
-    Output(io::Error),
-    Log(ReadError),
-}
-
-impl From<io::Error> for Stop {
-    fn from(error: io::Error) -> Self {
-        Self::Output(error)
-    }
-}
-
-impl From<ReadError> for Stop {
-    fn from(error: ReadError) -> Self {
-        Self::Log(error)
-    }
-}
-
 impl Export {
     pub(super) fn run(self, global: &Global) -> Result<ExitCode, Failure> {
         let output = global.output();
@@ -95,7 +77,7 @@ impl Export {
         let result = if to_stdout {
             job.write(io::stdout().lock(), false).map(|(exported, _)| exported)
         } else {
-            job.write_file(&self.file)
+            job.write_file(&self.file, self.force)
         };
         output.progress_done();
         let exported = match result {
@@ -140,21 +122,16 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    /// Writes beside the file and puts that in its place when it is whole.
-    fn write_file(&self, path: &Path) -> Result<Exported, Stop> {
-        let mut temporary = path.as_os_str().to_owned();
-        temporary.push(".tmp");
-        let temporary = PathBuf::from(temporary);
-        let written = File::create(&temporary).map_err(Stop::from).and_then(|file| {
-            let (exported, file) = self.write(file, true)?;
-            file.sync_all()?;
-            fs::rename(&temporary, path)?;
-            Ok(exported)
-        });
-        written.inspect_err(|_| {
-            // Nothing is lost with it, and what it was made for is told.
-            let _ = fs::remove_file(&temporary);
-        })
+    /// Writes beside the file and puts that in its place when it is whole; only its owner may read it.
+    fn write_file(&self, path: &Path, force: bool) -> Result<Exported, Stop> {
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+        let name = path.file_name().ok_or_else(|| io::Error::from(io::ErrorKind::IsADirectory))?;
+        let file = tempfile::Builder::new().prefix(name).suffix(".tmp").tempfile_in(dir)?;
+        let (exported, file) = self.write(file, true)?;
+        file.as_file().sync_all()?;
+        let placed = if force { file.persist(path) } else { file.persist_noclobber(path) };
+        placed.map_err(|error| error.error)?;
+        Ok(exported)
     }
 
     fn write<W: Write>(&self, out: W, progress: bool) -> Result<(Exported, W), Stop> {

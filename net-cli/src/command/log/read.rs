@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use clap::Args;
 use net::Cursor;
-use net::redex::{EventItem, Log, ReadError, Start as LogStart};
+use net::redex::{EventItem, Log, Start as LogStart};
 use net::transport::Pair;
 use tokio_util::sync::CancellationToken;
 
-use super::rows::{RowPrinter, Rows};
+use super::rows::{RowPrinter, Rows, Stop};
 use super::target::{Located, Target};
 use super::unreadable;
 use crate::cli::Global;
@@ -33,7 +33,7 @@ pub(super) struct Read {
     target: Target,
     /// Where to begin: earliest, offset:N, last:N, since:15m (when it was stored), cursor:… (of `net sub` too), live
     #[arg(long, value_name = "WHERE", default_value = "earliest")]
-    from: From,
+    from: Begin,
     /// End after so many events
     #[arg(long, value_name = "EVENTS")]
     count: Option<NonZeroU64>,
@@ -49,12 +49,12 @@ const CURSOR_SHOWN_MAX: usize = 1_024;
 
 /// Where reading begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum From {
+enum Begin {
     Offset(u64),
     Start(Start),
 }
 
-impl FromStr for From {
+impl FromStr for Begin {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -76,7 +76,7 @@ pub(super) fn offset(text: &str) -> Result<u64, String> {
     number.ok_or_else(|| format!("`{text}` is no offset, try `offset:100`"))
 }
 
-impl From {
+impl Begin {
     fn into_start(self, log: &Log) -> LogStart {
         match self {
             Self::Offset(offset) => LogStart::Offset(offset),
@@ -124,7 +124,7 @@ impl Read {
         let mut stamp = stamp(&located);
         let log = located.open(&output)?;
         let known =
-            if let From::Start(Start::Cursor(cursor)) = &self.from { cursor.clone() } else { Cursor::default() };
+            if let Begin::Start(Start::Cursor(cursor)) = &self.from { cursor.clone() } else { Cursor::default() };
         let mut reading = Reading {
             output,
             channel: located.name(&log),
@@ -132,7 +132,7 @@ impl Read {
             left: self.count.map(NonZeroU64::get),
             cursor: known.clone(),
             known,
-            offset: if let From::Offset(offset) = self.from { offset } else { 0 },
+            offset: if let Begin::Offset(offset) = self.from { offset } else { 0 },
             cancel: if self.follow { cancelled_by_signal() } else { CancellationToken::new() },
         };
         let mut pause = reading.read(&log, self.from.into_start(&log))?;
@@ -241,41 +241,23 @@ impl Reading {
     }
 }
 
-/// Why printing stopped before its end.
-enum Stop {
-    Output(io::Error),
-    Log(ReadError),
-}
-
-impl std::convert::From<io::Error> for Stop {
-    fn from(error: io::Error) -> Self {
-        Self::Output(error)
-    }
-}
-
-impl std::convert::From<ReadError> for Stop {
-    fn from(error: ReadError) -> Self {
-        Self::Log(error)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn every_place_is_read_and_anything_else_refused_with_an_example() {
-        assert_eq!("offset:7".parse(), Ok(From::Offset(7)));
-        assert_eq!("earliest".parse(), Ok(From::Start(Start::Earliest)));
-        assert_eq!("live".parse(), Ok(From::Start(Start::Live)));
-        assert_eq!("last:3".parse(), Ok(From::Start(Start::Last(3))));
-        assert_eq!("since:5000".parse(), Ok(From::Start(Start::Since(5000))));
+        assert_eq!("offset:7".parse(), Ok(Begin::Offset(7)));
+        assert_eq!("earliest".parse(), Ok(Begin::Start(Start::Earliest)));
+        assert_eq!("live".parse(), Ok(Begin::Start(Start::Live)));
+        assert_eq!("last:3".parse(), Ok(Begin::Start(Start::Last(3))));
+        assert_eq!("since:5000".parse(), Ok(Begin::Start(Start::Since(5000))));
         let cursor = Cursor::default();
-        assert_eq!(cursor.to_string().parse(), Ok(From::Start(Start::Cursor(cursor.clone()))));
-        assert_eq!(format!("cursor:{cursor}").parse(), Ok(From::Start(Start::Cursor(cursor))));
+        assert_eq!(cursor.to_string().parse(), Ok(Begin::Start(Start::Cursor(cursor.clone()))));
+        assert_eq!(format!("cursor:{cursor}").parse(), Ok(Begin::Start(Start::Cursor(cursor))));
         for text in ["", "first", "offset", "offset:", "offset:-1", "offset:x", "last:0", "since:soon", "cursor:x"] {
-            assert!(text.parse::<From>().is_err(), "{text}");
+            assert!(text.parse::<Begin>().is_err(), "{text}");
         }
-        assert!("first".parse::<From>().is_err_and(|e| e.contains("offset:0")));
+        assert!("first".parse::<Begin>().is_err_and(|e| e.contains("offset:0")));
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, BufWriter, Write};
 
-use net::redex::{DotRange, EventItem, Log, LogEvent};
+use net::redex::{DotRange, EventItem, Log, LogEvent, ReadError};
 use net::transport::ShortId;
 use serde::Serialize;
 
@@ -45,6 +45,27 @@ pub(super) struct LostRow {
     to: u64,
     /// Whether more than the damaged bytes themselves says so.
     certain: bool,
+}
+
+/// Why printing a log stopped before its end.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// It cannot be written where it should go.
+    Output(io::Error),
+    /// The log cannot be read.
+    Log(ReadError),
+}
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Self {
+        Self::Output(error)
+    }
+}
+
+impl From<ReadError> for Stop {
+    fn from(error: ReadError) -> Self {
+        Self::Log(error)
+    }
 }
 
 /// Makes rows of a log's items.

@@ -155,7 +155,7 @@ impl Report {
             vec![row.origin.clone(), row.next_seq.to_string(), keys]
         }));
         print_table(output, &rows)?;
-        let heads = ["segment", "events", "size", "first stored", "last stored", "state"];
+        let heads = ["segment", "size", "first stored", "last stored", "state"];
         let mut rows = vec![heads.map(str::to_owned).to_vec()];
         rows.extend(self.segments.iter().map(SegmentRow::cells));
         print_table(output, &rows)
@@ -196,7 +196,6 @@ impl SegmentRow {
             None => ("-".to_owned(), "-".to_owned()),
         };
         let offsets = format!("{}..{}", self.first_offset, self.next_offset);
-        let events = self.next_offset.saturating_sub(self.first_offset).to_string();
-        vec![offsets, events, size(self.bytes), begun, last, state.to_owned()]
+        vec![offsets, size(self.bytes), begun, last, state.to_owned()]
     }
 }

@@ -1,6 +1,7 @@
 //! Exporting, trimming and compacting.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use net::redex::{Log, LogConfig};
 use net::transport::{HEADER_LEN, Header};
@@ -29,6 +30,7 @@ fn exported_lines_are_those_of_read() {
     let expected = (&12.into(), &12.into(), &0.into(), &read.len().into());
     assert_eq!((&row["events"], &row["batches"], &row["sealed"], &row["bytes"]), expected);
     assert_eq!(fs::read_to_string(&file).expect("made"), read);
+    assert_eq!(fs::metadata(&file).expect("made").permissions().mode() & 0o777, 0o600, "it has what was sealed");
     let beside = fs::read_dir(keeper.place.path()).expect("ours").filter_map(Result::ok);
     assert!(beside.into_iter().all(|entry| !entry.file_name().to_string_lossy().ends_with(".tmp")));
     check(
