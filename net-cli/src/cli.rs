@@ -71,6 +71,7 @@ enum Command {
     Peers(command::peers::Peers),
     Channels(command::channels::Channels),
     Doctor(command::doctor::Doctor),
+    Log(command::log::Log),
     Demo(demo::Demo),
     Completions(command::completions::Completions),
     #[command(hide = true)]
@@ -132,6 +133,7 @@ impl Cli {
             Command::Peers(command) => command.run(global).await,
             Command::Channels(command) => command.run(global).await,
             Command::Doctor(command) => command.run(global).await,
+            Command::Log(command) => command.run(global).await,
             Command::Demo(command) => command.run(global).await,
             Command::Completions(command) => command.run(),
             Command::DemoRole(command) => command.run().await,
@@ -150,9 +152,14 @@ mod tests {
 
     #[test]
     fn every_command_has_an_example() {
-        for command in Cli::command().get_subcommands().filter(|c| !c.is_hide_set()) {
+        has_examples(&Cli::command());
+    }
+
+    fn has_examples(command: &clap::Command) {
+        for command in command.get_subcommands().filter(|c| !c.is_hide_set()) {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-            assert!(help.contains(&format!("net {}", command.get_name())), "{}", command.get_name());
+            assert!(help.contains("net ") && help.contains(command.get_name()), "{}", command.get_name());
+            has_examples(command);
         }
     }
 }

@@ -6,6 +6,7 @@ pub(crate) mod doctor;
 pub(crate) mod id;
 pub(crate) mod input;
 pub(crate) mod join;
+pub(crate) mod log;
 pub(crate) mod peers;
 pub(crate) mod position;
 pub(crate) mod publish;

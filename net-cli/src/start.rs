@@ -87,7 +87,7 @@ impl std::fmt::Display for Start {
 }
 
 /// A time: unix milliseconds, a date and time in UTC, or how long ago.
-fn since(text: &str, now: SystemTime) -> Result<u64, String> {
+pub(crate) fn since(text: &str, now: SystemTime) -> Result<u64, String> {
     let at = if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
         return text.parse().map_err(|_| format!("`{text}` is too large for a time in milliseconds"));
     } else if let Ok(at) = humantime::parse_rfc3339_weak(text) {

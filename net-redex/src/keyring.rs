@@ -108,6 +108,11 @@ impl KeyRing {
         keys
     }
 
+    /// Whose keys there are, and which; nothing if they are sealed.
+    pub(crate) fn names(&self) -> Option<Vec<(ShortId, KeyId)>> {
+        self.locked.is_none().then(|| self.keys.keys().copied().collect())
+    }
+
     pub(crate) fn add_origin(&mut self, origin: EntityId) -> Result<bool, KeyRingError> {
         match self.origins.get(&origin.short()) {
             Some(known) if *known == origin => return Ok(false),

@@ -48,7 +48,7 @@ pub(crate) fn open(dir: &Path, mut config: LogConfig) -> Result<(Core, Recovery,
         Some(take_lock(dir, &config)?)
     };
     let beside_writer = config.read_only && config.disk.is_locked(&dir.join(LOCK)).opening(dir)?;
-    let mut report = Recovery::default();
+    let mut report = Recovery { beside_writer, ..Recovery::default() };
     let (file, manifest) = read_manifest(dir, &config, &mut report)?;
     let files = Files { dir, config: &config, id: manifest.log };
     let mut bases = tidy(&files, &manifest, &mut report)?;

@@ -25,6 +25,8 @@ pub struct Recovery {
     pub holes: Vec<Hole>,
     /// Batches that were read to find the end: those since the last checkpoint.
     pub replayed: u64,
+    /// Another process has the log open for writing, and this view of it ends at that process's last checkpoint.
+    pub beside_writer: bool,
     /// Manifest slots, segment headers and files of other logs that were found damaged or foreign, and passed over.
     pub passed_over: Vec<String>,
 }

@@ -5,7 +5,6 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::AppendError;
 use crate::commit::GROW_BYTES;
 use crate::config::SyncPolicy;
 use crate::core::{ChoreState, Core, Writer, lock};
@@ -15,11 +14,29 @@ use crate::format::{Floor, SEGMENT_HEADER_LEN, SLOT_LEN, newest};
 use crate::mutants::mutant;
 use crate::open::remove_segment;
 use crate::segment::Segment;
+use crate::{AppendError, Log};
 
 /// How long appended batches wait, at most, until the floor is above them and reopening need not read them.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 /// Bytes in the active segment from which on a whole next one is made ahead.
 const SPARE_FROM_BYTES: u64 = 4 << 20;
+
+impl Log {
+    /// Gives up what stands before this offset, as far as whole segments do; gives the first offset that is kept.
+    ///
+    /// The segment that is being written goes too if all of it is before the offset and nobody appends at the moment.
+    /// Readers that stand in what goes are told ([`Found::Trimmed`](crate::Found::Trimmed)). Blocks.
+    ///
+    /// # Errors
+    /// [`AppendError::ReadOnly`], [`AppendError::Closed`], [`AppendError::Poisoned`]; [`AppendError::Io`] if the system
+    /// refused, and then some of the segments may have gone.
+    ///
+    /// # Durability
+    /// What was given up does not come back after a power cut.
+    pub fn trim(&self, before: u64) -> Result<u64, AppendError> {
+        self.core.trim_before(before)
+    }
+}
 
 impl Core {
     pub(crate) fn files(&self) -> Files<'_> {
@@ -162,22 +179,27 @@ impl Core {
     /// is, so that nothing is kept twice as long as it should be, however slowly the log grows.
     fn end_aged(&self) -> io::Result<()> {
         let Some(age) = self.config.retention.age else { return Ok(()) };
+        let limit = self.too_old(self.config.clock.now(), age);
+        self.end_active(|writer| writer.active.params.base_time < limit).map_err(io::Error::other)
+    }
+
+    /// Ends the active segment if it is to be, holds something, and nobody appends at the moment.
+    fn end_active(&self, is_to_end: impl FnOnce(&Writer) -> bool) -> Result<(), AppendError> {
         let mut writer = lock(&self.writer);
         let mut staging = self.staging();
         let empty = writer.position == SEGMENT_HEADER_LEN as u64;
         let busy = staging.leading || !staging.queue.is_empty() || staging.stop.is_some();
-        let now = self.config.clock.now();
-        if empty || busy || writer.active.params.base_time >= self.too_old(now, age) {
+        if empty || busy || !is_to_end(&writer) {
             return Ok(());
         }
-        staging.time = staging.time.max(now);
+        staging.time = staging.time.max(self.config.clock.now());
         let (base, time) = (writer.next_offset, staging.time);
         let rolled = self.roll(&mut writer, base, time);
         staging.position = writer.position;
         if let Err(AppendError::Poisoned) = rolled {
             staging.stop = Some(AppendError::Poisoned);
         }
-        rolled.map_err(io::Error::other)
+        rolled
     }
 
     /// What was stored before this time is past the age.
@@ -238,6 +260,31 @@ impl Core {
                 return Ok(());
             }
             self.trim(oldest, next)?;
+        }
+    }
+
+    /// Gives up every segment that ends at or before this offset; gives the first offset that is left.
+    fn trim_before(&self, before: u64) -> Result<u64, AppendError> {
+        if let Some(stop) = &self.staging().stop {
+            return Err(stop.clone());
+        }
+        self.end_active(|writer| writer.next_offset <= before)?;
+        // The floor must not be in what goes.
+        self.sync()?;
+        // A segment that is being written anew must not be given up meanwhile.
+        let _rewriting = lock(&self.rewriting);
+        loop {
+            let (first, oldest) = {
+                let table = self.table();
+                let oldest = table.sealed.first_key_value().map(|(&base, _)| base);
+                (table.first, oldest.and_then(|base| Some((base, table.after(base)?))))
+            };
+            match oldest {
+                Some((oldest, next)) if next <= before => {
+                    self.trim(oldest, next).map_err(|error| AppendError::Io(Arc::new(error)))?;
+                }
+                _ => return Ok(first),
+            }
         }
     }
 

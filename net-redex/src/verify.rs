@@ -8,6 +8,7 @@ use net_identity::EntityId;
 use net_transport::ShortId;
 
 use crate::core::lock;
+use crate::format::record_len;
 use crate::hole::{DotRange, dots_of};
 use crate::{Batch, Found, Log, ReadError, Start};
 
@@ -118,13 +119,35 @@ impl Log {
     /// # Errors
     /// [`ReadError`] if the disk refuses; what is wrong with the log is in the result.
     pub fn verify(&self, origins: &[EntityId], expected: &[Expected]) -> Result<Verification, ReadError> {
+        self.verify_with_progress(origins, expected, |_| {})
+    }
+
+    /// The same, and tells after each batch how many bytes of records have been looked at: of all that the
+    /// [segments](Log::segments) have, but for a header each.
+    ///
+    /// # Errors
+    /// As [`Log::verify`].
+    pub fn verify_with_progress(
+        &self,
+        origins: &[EntityId],
+        expected: &[Expected],
+        mut progress: impl FnMut(u64),
+    ) -> Result<Verification, ReadError> {
         let known = lock(&self.core.keys).origins().collect::<Vec<_>>();
         let origins = known.iter().chain(origins).chain(expected.iter().map(|e| &e.origin));
         let origins = origins.map(|origin| (origin.short(), *origin)).collect();
         let report = Verification::default();
         let mut verifier = Verifier { log: self, origins, heads: BTreeMap::new(), report, missing: Vec::new() };
+        let mut bytes = 0;
         for found in self.read(Start::Earliest)? {
-            verifier.look_at(&found?);
+            let found = found?;
+            verifier.look_at(&found);
+            bytes += match &found {
+                Found::Batch(batch) => record_len(batch.frame().len()) as u64,
+                Found::Hole(hole) => hole.bytes.end - hole.bytes.start,
+                Found::Trimmed { .. } => 0,
+            };
+            progress(bytes);
         }
         // Opening had found these; reading does not come by where nothing was left to read.
         let end = self.next_offset();

@@ -1,8 +1,8 @@
 //! A distributed event bus without a broker: the layers of Net, wired into one builder.
 //!
 //! This crate has no logic of its own beyond the wiring and the directory in which a node keeps its keys; what it
-//! re-exports is documented where it is written: [`channel`] (publish and subscribe), [`identity`] (who signs) and
-//! [`transport`] (links).
+//! re-exports is documented where it is written: [`channel`] (publish and subscribe), [`redex`] (logs on disk),
+//! [`identity`] (who signs) and [`transport`] (links).
 //!
 //! A [`Node`] is one member of a mesh: it finds the others, links to them, publishes on channels and subscribes to
 //! patterns of channels. Every event is sealed end to end and signed by its origin; a subscriber gets each event once,
@@ -27,13 +27,15 @@
 //! # fn main() {}
 //! ```
 //!
-//! Features: `channel` (default) gives the node, `filter` (default) filters of subscriptions; `full` gives every layer there is;
-//! `weather` adds faults to the sockets of a node, for tests.
+//! Features, the first three by default: `channel` gives the node, `filter` filters of subscriptions, `log` logs on disk;
+//! `full` gives every layer there is; `weather` adds faults to the sockets of a node, for tests.
 
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "channel")]
 mod builder;
+#[cfg(feature = "log")]
+pub mod logs;
 #[cfg(feature = "channel")]
 mod metrics;
 #[cfg(feature = "channel")]
@@ -44,6 +46,8 @@ pub mod state;
 #[cfg(feature = "channel")]
 pub use net_channel as channel;
 pub use net_identity as identity;
+#[cfg(feature = "log")]
+pub use net_redex as redex;
 pub use net_transport as transport;
 
 #[cfg(feature = "channel")]
@@ -55,3 +59,7 @@ pub use net_channel::{Channel, Cursor, Event, From, Item, NodeEvent, NodeEvents,
 pub use net_transport::{NodeId, Ticket};
 #[cfg(feature = "channel")]
 pub use node::{Node, StartNote};
+
+/// The context strings of this crate, for the table and its test.
+#[cfg(feature = "log")]
+pub const CONTEXTS: &[&str] = &[logs::RING_SECRET];

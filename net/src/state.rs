@@ -8,6 +8,7 @@
 //! | `port` | the UDP port that was bound, tried again so that tickets stay good |
 //! | `floor` | what keeps seqs from being used twice after a crash |
 //! | `cursor-NAME` | where the subscription stands that is resumed under this name; `cursor-NAME.lock` is held by its owner |
+//! | `logs` | the logs of channels, a directory each |
 //! | `LOCK` | held by the process that is the node; contains its id |
 //!
 //! The directory has mode `0700` and its files `0600`; wider modes are refused. A file is written beside its place,

@@ -175,7 +175,7 @@ impl Printer<'_> {
     fn text(&self, item: &ItemRow) -> io::Result<()> {
         let output = &self.output;
         match item {
-            ItemRow::Event(event) => return output.line(line(output, event)),
+            ItemRow::Event(event) => return output.line(event_line(output, event)),
             ItemRow::Gap { channel, origin, from, to, why, .. } => {
                 let lost = to.saturating_sub(*from);
                 output.warn(format_args!("{channel}: {lost} events of {origin} {why}"));
@@ -217,7 +217,8 @@ impl Printer<'_> {
     }
 }
 
-fn line(output: &Output, event: &EventRow) -> String {
+/// An event for people, on one line.
+pub(crate) fn event_line(output: &Output, event: &EventRow) -> String {
     let at = UNIX_EPOCH + Duration::from_millis(event.time_ms.min(TIME_MS_MAX));
     let time = humantime::format_rfc3339_millis(at).to_string();
     // The time of the day, in UTC: the date is the same for most that is printed together.
@@ -234,7 +235,11 @@ fn line(output: &Output, event: &EventRow) -> String {
 
 /// What others published, without the characters with which it could take over the terminal.
 fn visible(text: &str) -> String {
-    let escape = |c: char| if c.is_control() && c != '\t' { c.escape_default().to_string() } else { c.to_string() };
+    let commands = |c: char| c.is_control() && c != '\t';
+    if !text.contains(commands) {
+        return text.to_owned();
+    }
+    let escape = |c: char| if commands(c) { c.escape_default().to_string() } else { c.to_string() };
     text.chars().map(escape).collect()
 }
 

@@ -18,6 +18,27 @@ use super::{Disk, DiskFile, LockError, Mapping, OpenMode, write_all};
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RealDisk;
 
+/// Those who look whether the lock is held share it for a moment each; so many times they may be in the way.
+const TRIES_MAX: usize = 1_000;
+
+/// Takes the lock unless somebody holds it, which is not the same as being refused it: those who only look share it for
+/// a moment. Says whether it was taken.
+fn take_exclusive(fd: &OwnedFd) -> Result<bool, Errno> {
+    for _ in 0..TRIES_MAX {
+        match rustix::fs::flock(fd, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => {}
+            result => return result.map(|()| true),
+        }
+        match rustix::fs::flock(fd, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => rustix::fs::flock(fd, FlockOperation::Unlock)?,
+            Err(Errno::WOULDBLOCK) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        std::thread::yield_now();
+    }
+    Ok(false)
+}
+
 impl Disk for RealDisk {
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
         use std::os::unix::fs::DirBuilderExt;
@@ -75,13 +96,9 @@ impl Disk for RealDisk {
     fn lock(&self, path: &Path) -> Result<Box<dyn fmt::Debug + Send + Sync>, LockError> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
         let fd = rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR).map_err(io::Error::from)?;
-        match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => {
-                let text = fs::read_to_string(path).unwrap_or_default();
-                return Err(LockError::Held { pid: text.trim().parse().unwrap_or(0) });
-            }
-            Err(error) => return Err(LockError::Io(error.into())),
+        if !take_exclusive(&fd).map_err(io::Error::from)? {
+            let text = fs::read_to_string(path).unwrap_or_default();
+            return Err(LockError::Held { pid: text.trim().parse().unwrap_or(0) });
         }
         rustix::fs::ftruncate(&fd, 0).map_err(io::Error::from)?;
         let file = RealFile(fd);

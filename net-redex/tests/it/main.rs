@@ -8,6 +8,7 @@ mod contexts;
 mod crash;
 mod events;
 mod golden;
+mod inspect;
 mod memory;
 mod reopen;
 mod rot;

@@ -1,5 +1,9 @@
 //! Nodes with and without a directory.
 
+#[cfg(feature = "log")]
+mod contexts;
 mod directory;
+#[cfg(feature = "log")]
+mod logs;
 mod metrics;
 mod node;
