@@ -105,6 +105,12 @@ impl StorePlace {
     pub fn new(dir: PathBuf, mesh: MeshId, name: &ChannelName, secret: Option<[u8; 32]>) -> Self {
         Self { dir, mesh, channel: name.hash(&mesh), secret }
     }
+
+    /// The name of the directory of a channel's log among the others of its node: `+` for each `/`, which no name has.
+    #[must_use]
+    pub fn dir_name(channel: &ChannelName) -> String {
+        channel.as_str().replace('/', "+")
+    }
 }
 
 impl fmt::Debug for StorePlace {

@@ -55,7 +55,7 @@ impl Stores {
         if let Some(store) = open.get(name).filter(|store| store.is_open()) {
             return Ok(store.clone());
         }
-        let place = StorePlace::new(dir.join(dir_name(name)), mesh, name, self.secret.as_deref().copied());
+        let place = StorePlace::new(dir.join(StorePlace::dir_name(name)), mesh, name, self.secret.as_deref().copied());
         let before = open.remove(name);
         let opened = blocking(move || {
             if let Some(before) = before {
@@ -97,11 +97,6 @@ impl Stores {
             }
         }
     }
-}
-
-/// The directory of a channel's log: its name, with `+` for each `/`, which no name has.
-fn dir_name(name: &ChannelName) -> String {
-    name.as_str().replace('/', "+")
 }
 
 /// Does what may wait for a disk, on a thread that may.

@@ -9,15 +9,15 @@ use net::state::StateDir;
 
 /// A state directory with keys and a mesh.
 fn state(place: &std::path::Path) -> StateDir {
-    let dir = StateDir::open(place).unwrap();
-    let lock = dir.lock().unwrap();
-    lock.keys_or_new().unwrap();
-    lock.mesh_or_new().unwrap();
+    let dir = StateDir::open(place).expect("a directory");
+    let lock = dir.lock().expect("free");
+    lock.keys_or_new().expect("writable");
+    lock.mesh_or_new().expect("writable");
     dir
 }
 
 fn name(text: &str) -> ChannelName {
-    ChannelName::parse(text).unwrap()
+    ChannelName::parse(text).expect("a name")
 }
 
 #[test]
