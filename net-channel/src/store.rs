@@ -152,8 +152,18 @@ pub enum StoreError {
     #[error("the log has this batch already")]
     Duplicate,
     /// Anything else, in the store's own words.
-    #[error("{0}")]
+    #[error("{}", chain(&**.0))]
     Failed(Arc<dyn Error + Send + Sync>),
+}
+
+/// An error with its sources: what a disk says stands in the last of them.
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let (mut text, mut source) = (error.to_string(), error.source());
+    while let Some(error) = source {
+        text.push_str(&format!(": {error}"));
+        source = error.source();
+    }
+    text
 }
 
 impl StoreError {

@@ -209,6 +209,13 @@ impl Channel {
         lock(&self.producer.publisher).subscribers().keys().copied().collect()
     }
 
+    /// The nodes that keep the channel ([`Bus::keep`]) and have everything on their disks that was published since it was
+    /// opened, this one too if it keeps it.
+    #[must_use]
+    pub fn keepers(&self) -> Vec<NodeId> {
+        lock(&self.producer.publisher).keepers().copied().collect()
+    }
+
     /// Waits until at least `n` nodes are subscribed, or the time is over; says whether they are.
     pub async fn wait_for_subscribers(&self, n: usize, timeout: Duration) -> bool {
         self.producer.wait(|publisher| publisher.subscribers().len() >= n, timeout).await

@@ -31,7 +31,7 @@ const AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// causal order, and tells each producer what is on its disk.
 #[derive(Debug)]
 pub struct Keeper {
-    pattern: Pattern,
+    config: Arc<dyn OpenStore>,
     bus: Bus,
     kept: Arc<Kept>,
     _running: DropGuard,
@@ -84,10 +84,10 @@ impl Bus {
         let config: Arc<dyn OpenStore> = Arc::new(config);
         self.inner.stores.keep(pattern.clone(), config.clone());
         let (kept, running) = (Arc::<Kept>::default(), self.inner.cancel.child_token());
-        let keeping = Keeping { bus: self.clone(), pattern: pattern.clone(), config, kept: kept.clone() };
+        let keeping = Keeping { bus: self.clone(), pattern, config: config.clone(), kept: kept.clone() };
         let token = running.clone();
         self.inner.tasks.spawn(async move { token.clone().run_until_cancelled(keeping.run(token)).await });
-        Ok(Keeper { pattern, bus: self.clone(), kept, _running: running.drop_guard() })
+        Ok(Keeper { config, bus: self.clone(), kept, _running: running.drop_guard() })
     }
 }
 
@@ -101,7 +101,7 @@ impl Keeper {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        self.bus.inner.stores.forget(&self.pattern);
+        self.bus.inner.stores.forget(&self.config);
     }
 }
 

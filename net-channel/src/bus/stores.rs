@@ -78,9 +78,9 @@ impl Stores {
         lock(&self.keeps).push((pattern, config));
     }
 
-    /// Channels that match are not kept any more, those that are open aside.
-    pub(crate) fn forget(&self, pattern: &Pattern) {
-        lock(&self.keeps).retain(|(kept, _)| kept != pattern);
+    /// Ends one [`Stores::keep`], by its settings: another of the same pattern goes on. Channels that are open stay so.
+    pub(crate) fn forget(&self, config: &Arc<dyn OpenStore>) {
+        lock(&self.keeps).retain(|(_, kept)| !Arc::ptr_eq(kept, config));
     }
 
     /// How this channel is to be kept, if it is.

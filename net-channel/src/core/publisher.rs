@@ -153,6 +153,12 @@ impl Publisher {
         others.filter(|(_, subscriber)| subscriber.stored.holds(range)).count()
     }
 
+    /// The nodes that have all events of this incarnation on their disks.
+    pub fn keepers(&self) -> impl Iterator<Item = &NodeId> {
+        let all = SeqRange { from: self.incarnation, to: self.next };
+        self.subscribers.iter().filter(move |(_, subscriber)| subscriber.stored.holds(all)).map(|(node, _)| node)
+    }
+
     /// Hash of the last batch, which the next one names as the one before it; zero before the first.
     #[must_use]
     pub fn head(&self) -> BatchHash {

@@ -138,6 +138,7 @@ async fn a_keeper_has_the_bytes_of_the_producer_and_says_so() {
     assert!(acks.iter().all(|ack| *ack == Ack::Replicated { n: 1 }), "{acks:?}");
     let kept = keeper.channels();
     assert_eq!((kept.len(), kept[0].events, kept[0].failure.clone()), (1, 500, None));
+    assert_eq!(channel.keepers(), [b.id()]);
     a.close().await;
     b.close().await;
     let kept = frames(&dir_b, "quakes/ak");
@@ -202,6 +203,20 @@ async fn a_node_that_keeps_persists_what_it_publishes_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_two_keepers_of_one_pattern_one_may_end() {
+    let temporary = tempfile::tempdir().expect("a temporary directory");
+    let a = start(&temporary.path().join("a")).await;
+    let first = a.keep("kept/*", LogConfig::default()).await.expect("a pattern");
+    let _second = a.keep("kept/*", LogConfig::default()).await.expect("a pattern");
+    drop(first);
+    let channel = a.channel("kept/x").open().await.expect("opens");
+    assert_eq!(publish(&channel, 0..3).await.last(), Some(&Ack::Durable { offset: 2 }));
+    assert_eq!(channel.wait_for_delivery(DEADLINE).await.complete, 1);
+    assert_eq!(channel.keepers(), [a.id()]);
+    a.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_node_without_a_directory_keeps_nothing_and_says_so() {
     let a = builder().ephemeral().start().await.expect("starts");
     let opened = a.channel("x").persist(LogConfig::default()).open().await;
@@ -222,5 +237,9 @@ async fn a_log_that_another_has_is_named_with_who_has_it() {
     let error = a.channel("x").persist(LogConfig::default()).open().await.expect_err("the log is taken");
     assert!(error.to_string().contains(&format!("process {}", std::process::id())), "{error}");
     drop(held);
+    // What the system says is part of what is said.
+    std::fs::write(dir.join("logs/y"), "").expect("written");
+    let error = a.channel("y").persist(LogConfig::default()).open().await.expect_err("a file is there");
+    assert!(error.to_string().contains("os error"), "{error}");
     a.close().await;
 }
