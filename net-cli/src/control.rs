@@ -8,6 +8,7 @@ pub(crate) mod lines;
 pub(crate) mod protocol;
 pub(crate) mod publish;
 pub(crate) mod server;
+pub(crate) mod standing;
 
 use std::path::{Path, PathBuf};
 

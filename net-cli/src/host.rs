@@ -11,7 +11,6 @@ use net::Node;
 use tokio::io::DuplexStream;
 use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -48,7 +47,7 @@ impl Host {
                     .next("`net doctor` looks at the directory"));
             }
         };
-        let served = Arc::new(Served { node, started: Instant::now(), mdns, knew_peers });
+        let served = Arc::new(Served::new(node, mdns, knew_peers));
         let host = Self { served, socket, cancel: CancellationToken::new(), tasks: TaskTracker::new() };
         host.tasks.spawn(accept(listener, host.served.clone(), host.cancel.clone(), host.tasks.clone()));
         Ok(host)

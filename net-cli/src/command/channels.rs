@@ -1,5 +1,6 @@
 //! `net channels`: who produces what.
 
+use std::io;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -8,11 +9,13 @@ use net::channel::Pattern;
 use crate::access::Access;
 use crate::cli::Global;
 use crate::command::{look_around, unexpected};
-use crate::control::protocol::{Reply, Request, Takers};
+use crate::control::protocol::{KeepRow, KeptRow, Reply, Request, Takers};
 use crate::failure::Failure;
-use crate::output::{Look, To};
+use crate::output::{Look, Output, To};
 
-/// Show the channels that are produced in the mesh, and by whom
+/// Show the channels that are produced in the mesh and by whom, and those that this node keeps
+///
+/// A node keeps channels as long as `net up --keep` runs in its directory; `net log` shows what it has stored.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  net channels\n  net channels 'quakes/*'")]
 pub(crate) struct Channels {
@@ -29,11 +32,15 @@ impl Channels {
         look_around(&access).await;
         let reply = access.ask(&options, Request::Channels).await;
         access.close().await;
-        let Reply::Channels(mut rows) = reply? else { return Err(unexpected()) };
+        let Reply::Channels { producers: mut rows, mut keeps } = reply? else { return Err(unexpected()) };
         rows.retain(|row| matches(&pattern, &row.channel));
+        keeps.iter_mut().for_each(|keep| keep.channels.retain(|kept| matches(&pattern, &kept.channel)));
         if output.json() {
             for row in &rows {
                 output.record(row)?;
+            }
+            for keep in &keeps {
+                output.record(keep)?;
             }
             return Ok(ExitCode::SUCCESS);
         }
@@ -47,8 +54,24 @@ impl Channels {
         if rows.is_empty() {
             output.note(format!("nothing that matches is produced now: `{} pub CHANNEL TEXT` publishes", global.net()));
         }
+        keeps.iter().try_for_each(|keep| print_keep(&output, keep))?;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+fn print_keep(output: &Output, keep: &KeepRow) -> io::Result<()> {
+    output.line(format!("this node keeps {}", output.paint(To::Out, Look::Name, &keep.keeps)))?;
+    let width = keep.channels.iter().map(|kept| kept.channel.len()).max().unwrap_or(0).min(60);
+    for KeptRow { channel, events, failure } in &keep.channels {
+        let name = output.paint(To::Out, Look::Name, format!("{channel:<width$}"));
+        let stored = format!("{events} new {} stored", if *events == 1 { "event" } else { "events" });
+        let state = match failure {
+            None => output.paint(To::Out, Look::Good, stored),
+            Some(failure) => output.paint(To::Out, Look::Bad, format!("{stored}, and now it fails: {failure}")),
+        };
+        output.line(format!("  {name}  {state}"))?;
+    }
+    Ok(())
 }
 
 fn matches(pattern: &Pattern, channel: &str) -> bool {

@@ -124,17 +124,30 @@ impl Publish {
     }
 
     fn report(&self, global: &Global, output: &Output, delivered: Delivered) -> Result<ExitCode, Failure> {
-        let Delivered { events, subscribers, complete, left } = delivered;
+        let Delivered { events, stored, kept, keepers, subscribers, complete, left } = delivered;
         if output.json() {
             output.record(&serde_json::json!({
-                "published": events, "subscribers": subscribers, "delivered": complete, "left": left,
+                "published": events, "stored": stored, "keepers": keepers,
+                "subscribers": subscribers, "delivered": complete, "left": left,
             }))?;
         } else {
-            let published = format!("published {events} {}", if events == 1 { "event" } else { "events" });
+            let mut published = format!("published {events} {}", if events == 1 { "event" } else { "events" });
+            match stored {
+                0 => {}
+                all if all == events => published.push_str(", stored here"),
+                some => published.push_str(&format!(", {some} of them stored here")),
+            }
             let noun = if subscribers == 1 { "subscriber" } else { "subscribers" };
             if subscribers == 0 && left > 0 {
                 let noun = if left == 1 { "subscriber" } else { "subscribers" };
                 output.line(format!("{published}; {left} {noun} took events and left before acknowledging all"))?;
+            } else if subscribers == 0 && stored > 0 {
+                output.line(format!("{published}; nobody is subscribed"))?;
+            } else if subscribers == 0 && kept {
+                output.line(format!(
+                    "{published}; nobody is subscribed, and the log of this channel has not stored it"
+                ))?;
+                output.note(format!("  next: `{} channels` says what is wrong with the log", global.net()));
             } else if subscribers == 0 {
                 output.line(format!("{published}; nobody is subscribed, and nothing keeps this channel"))?;
                 let pattern = match &self.channel_field {
@@ -142,11 +155,16 @@ impl Publish {
                     None => self.channel.clone(),
                 };
                 output.note(format!(
-                    "  next: `{} sub '{pattern}'` in another terminal, then publish again",
+                    "  next: `{0} sub '{pattern}'` in another terminal, or `{0} up --keep '{pattern}'`; then publish again",
                     global.net()
                 ));
             } else if complete == subscribers {
-                output.line(format!("{published}, delivered to {subscribers} {noun}"))?;
+                let stored = match keepers {
+                    0 => String::new(),
+                    1 => ", stored on 1 other node".to_owned(),
+                    n => format!(", stored on {n} other nodes"),
+                };
+                output.line(format!("{published}, delivered to {subscribers} {noun}{stored}"))?;
             } else {
                 let linger = humantime::format_duration(self.linger);
                 output.line(format!("{published}, delivered to {complete} of {subscribers} {noun} within {linger}"))?;
@@ -169,6 +187,9 @@ struct Session {
     confirmed_before: u64,
     /// Confirmed by the present node.
     confirmed: u64,
+    /// Of those, the events that are in the log of the directory.
+    stored_before: u64,
+    stored: u64,
     /// Whether another process was the node before.
     moved: bool,
     shown: Instant,
@@ -205,6 +226,8 @@ impl Session {
             pending: VecDeque::new(),
             confirmed_before: 0,
             confirmed: 0,
+            stored_before: 0,
+            stored: 0,
             moved: false,
             shown: Instant::now(),
         };
@@ -231,6 +254,7 @@ impl Session {
             }
             if went && wire.feeds.flush().await {
                 self.confirmed_before += std::mem::take(&mut self.confirmed);
+                self.stored_before += std::mem::take(&mut self.stored);
                 self.wire = Some(wire);
                 return Ok(());
             }
@@ -285,11 +309,11 @@ impl Session {
 
     fn take(&mut self, reply: Reply) -> Option<Delivered> {
         match reply {
-            Reply::Taken { events } => {
+            Reply::Taken { events, stored } => {
                 let new = events.saturating_sub(self.confirmed);
                 let new = usize::try_from(new).unwrap_or(usize::MAX).min(self.pending.len());
                 self.pending.drain(..new);
-                self.confirmed = events;
+                (self.confirmed, self.stored) = (events, stored);
                 if self.shown.elapsed() >= PROGRESS_EVERY {
                     self.shown = Instant::now();
                     self.output.progress(format!("published {}", self.confirmed_before + self.confirmed));
@@ -311,7 +335,8 @@ impl Session {
                     if let Some(delivered) = self.take(reply?) {
                         self.output.progress_done();
                         let events = self.confirmed_before + delivered.events;
-                        return Ok(Delivered { events, ..delivered });
+                        let stored = self.stored_before + delivered.stored;
+                        return Ok(Delivered { events, stored, ..delivered });
                     }
                 }
             }

@@ -10,7 +10,9 @@ use crate::failure::Failure;
 use crate::start::Start;
 
 /// The version of this protocol. Both ends are of one build almost always; when they are not, this says so.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
+/// The most patterns of one [`Request::Keep`].
+pub(crate) const PATTERNS_MAX: usize = 64;
 
 /// The first line of a connection.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -45,6 +47,11 @@ pub(crate) enum Request {
     },
     /// Followed by [`Feed`]s.
     Publish,
+    /// Keep channels for as long as the connection stays open. Answered with [`Reply::Keeping`], and then with a
+    /// [`Reply::Kept`] whenever a log fails or does so no more.
+    Keep {
+        patterns: Vec<String>,
+    },
 }
 
 /// What follows a [`Request::Publish`].
@@ -76,7 +83,10 @@ pub(crate) enum Reply {
     /// A secret.
     Ticket(String),
     Peers(Vec<PeerRow>),
-    Channels(Vec<ChannelRow>),
+    Channels {
+        producers: Vec<ChannelRow>,
+        keeps: Vec<KeepRow>,
+    },
     Metrics(String),
     /// So many peers are dialled.
     Joined {
@@ -84,10 +94,13 @@ pub(crate) enum Reply {
     },
     Subscribed,
     Item(ItemRow),
-    /// So many of the events that were sent are sealed and on their way.
+    /// So many of the events that were sent are sealed and on their way, and so many of these in a log of the node.
     Taken {
         events: u64,
+        stored: u64,
     },
+    Keeping,
+    Kept(KeptRow),
     Delivered(Delivered),
     Refused {
         message: String,
@@ -150,6 +163,26 @@ pub(crate) struct ChannelRow {
     pub(crate) takers: Option<Takers>,
 }
 
+/// Channels that this node keeps.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct KeepRow {
+    /// The pattern.
+    pub(crate) keeps: String,
+    /// Those that there are.
+    pub(crate) channels: Vec<KeptRow>,
+}
+
+/// A channel that this node keeps.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct KeptRow {
+    pub(crate) channel: String,
+    /// Events stored since it is kept.
+    pub(crate) events: u64,
+    /// Why nothing is stored at the moment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) failure: Option<String>,
+}
+
 /// Who takes a channel of this node.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Takers {
@@ -164,7 +197,13 @@ pub(crate) struct Takers {
 pub(crate) struct Delivered {
     /// Events published.
     pub(crate) events: u64,
-    /// Nodes that are subscribed to one of the channels.
+    /// Of these, the events that are in a log of this node.
+    pub(crate) stored: u64,
+    /// Whether this node keeps one of the channels.
+    pub(crate) kept: bool,
+    /// Other nodes that have all of it on their disks.
+    pub(crate) keepers: usize,
+    /// Nodes that are subscribed to one of the channels; this one if one of its commands is, and not for what it keeps.
     pub(crate) subscribers: usize,
     /// Of these, the nodes that have everything.
     pub(crate) complete: usize,

@@ -1,10 +1,10 @@
 //! Publishing for a command: events in, counts of what is on its way out, and at the end who has it.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use net::channel::{OpenChannelError, PublishError, Receipt};
+use net::channel::{Ack, OpenChannelError, PublishError, Receipt};
 use net::{Channel, NodeId, Publish};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
@@ -31,12 +31,21 @@ const POLL: Duration = Duration::from_millis(10);
 
 struct Session<'a> {
     served: &'a Served,
-    channels: HashMap<String, Channel>,
-    receipts: VecDeque<Receipt>,
+    channels: HashMap<Arc<str>, Opened>,
+    receipts: VecDeque<(Arc<str>, Receipt)>,
     events: u64,
+    /// Of these, the events that are in a log of the node.
+    stored: u64,
     began: Instant,
     /// Nodes that were seen to be subscribed.
     seen: Mutex<HashSet<NodeId>>,
+}
+
+/// A channel that the command publishes on.
+struct Opened {
+    channel: Channel,
+    /// Events that its producer has not stored: it was opened before the channel was kept.
+    unstored: u64,
 }
 
 pub(super) async fn serve<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
@@ -50,6 +59,7 @@ pub(super) async fn serve<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
         channels: HashMap::new(),
         receipts: VecDeque::new(),
         events: 0,
+        stored: 0,
         began: Instant::now(),
         seen: Mutex::default(),
     };
@@ -63,7 +73,7 @@ pub(super) async fn serve<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
                 let published = session.publish(publication).await;
                 if session.receipts.len() >= RECEIPTS_MAX || !reader.has_more() || published.is_err() {
                     session.settle().await?;
-                    writer.send(&Reply::Taken { events: session.events }).await?;
+                    writer.send(&session.taken()).await?;
                 }
                 published?;
             }
@@ -78,7 +88,7 @@ pub(super) async fn serve<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
             // The command has gone or the node stops: what was taken is sent all the same.
             None => {
                 session.settle().await?;
-                writer.send(&Reply::Taken { events: session.events }).await?;
+                writer.send(&session.taken()).await?;
                 return Ok(());
             }
         }
@@ -89,43 +99,71 @@ impl Session<'_> {
     async fn publish(&mut self, publication: Publication) -> Result<(), Failure> {
         let Publication { channel: name, payload, key } = publication;
         let (payload, key) = (payload.into_bytes()?, key.map(super::protocol::Blob::into_bytes).transpose()?);
+        let name: Arc<str> = name.into();
         if !self.channels.contains_key(&name) {
             if self.channels.len() >= CHANNELS_MAX {
                 let message = format!("one command publishes on {CHANNELS_MAX} channels at most");
                 return Err(Failure::new(message).next("choose another `--channel-field`, or divide the input"));
             }
             let channel = self.served.node.channel(&name).open().await.map_err(|error| open_failure(&name, &error))?;
-            self.channels.insert(name.clone(), channel);
+            self.channels.insert(name.clone(), Opened { channel, unstored: 0 });
         }
         let mut publish = Publish::new(&payload);
         if let Some(key) = &key {
             publish = publish.key(key);
         }
-        let receipt = self.channels[&name].publish_with(publish).await.map_err(|error| publish_failure(&error))?;
-        self.receipts.push_back(receipt);
+        let channel = &self.channels[&name].channel;
+        let receipt = channel.publish_with(publish).await.map_err(|error| publish_failure(&error))?;
+        self.receipts.push_back((name, receipt));
         Ok(())
     }
 
     /// Waits until everything is sealed and on its way.
     async fn settle(&mut self) -> Result<(), Failure> {
-        while let Some(receipt) = self.receipts.pop_front() {
-            receipt.await.map_err(|error| publish_failure(&error))?;
+        while let Some((name, receipt)) = self.receipts.pop_front() {
+            let ack = receipt.await.map_err(|error| publish_failure(&error))?;
             self.events += 1;
+            match ack {
+                Ack::Durable { .. } | Ack::Buffered { .. } => self.stored += 1,
+                _ => self.channels.get_mut(&name).into_iter().for_each(|opened| opened.unstored += 1),
+            }
         }
         Ok(())
+    }
+
+    fn taken(&self) -> Reply {
+        Reply::Taken { events: self.events, stored: self.stored }
     }
 
     async fn wait_for_delivery(&self, linger: Duration, patient: bool) -> Delivered {
         let deadline = Instant::now() + linger;
         self.wait_for_subscribers(deadline, patient).await;
         let (mut nodes, mut behind) = (HashSet::new(), 0);
-        for channel in self.channels.values() {
+        let (mut stored, mut kept) = (self.stored, false);
+        let mut keepers: Option<HashSet<NodeId>> = None;
+        let me = self.served.node.id();
+        for Opened { channel, unstored } in self.channels.values() {
             let delivered = channel.wait_for_delivery(deadline.saturating_duration_since(Instant::now())).await;
             behind = behind.max(delivered.subscribers - delivered.complete.min(delivered.subscribers));
-            nodes.extend(channel.subscribers());
+            nodes.extend(self.subscribers_of(channel));
+            let mut keeping: HashSet<NodeId> = channel.keepers().into_iter().collect();
+            if keeping.remove(&me) {
+                stored += unstored;
+            }
+            kept |= self.served.keeps.matches(channel.name());
+            keepers = Some(keepers.map_or_else(|| keeping.clone(), |all| &all & &keeping));
         }
         let (subscribers, left) = (nodes.len(), lock(&self.seen).difference(&nodes).count());
-        Delivered { events: self.events, subscribers, complete: subscribers.saturating_sub(behind), left }
+        let (events, complete) = (self.events, subscribers.saturating_sub(behind));
+        let keepers = keepers.map_or(0, |all| all.len());
+        Delivered { events, stored, kept, keepers, subscribers, complete, left }
+    }
+
+    /// Who is subscribed to a channel: this node for its commands, not for what it keeps.
+    fn subscribers_of(&self, channel: &Channel) -> impl Iterator<Item = NodeId> {
+        let me = self.served.node.id();
+        let subscribed = self.served.subscribed.matches(channel.name());
+        channel.subscribers().into_iter().filter(move |node| subscribed || *node != me)
     }
 
     /// Whoever subscribes hears of a channel a moment after it was opened, and of a node that has just started a moment
@@ -159,7 +197,8 @@ impl Session<'_> {
     }
 
     fn subscribers(&self) -> HashSet<NodeId> {
-        let nodes: HashSet<NodeId> = self.channels.values().flat_map(Channel::subscribers).collect();
+        let nodes: HashSet<NodeId> =
+            self.channels.values().flat_map(|opened| self.subscribers_of(&opened.channel)).collect();
         lock(&self.seen).extend(&nodes);
         nodes
     }
@@ -169,6 +208,9 @@ fn open_failure(name: &str, error: &OpenChannelError) -> Failure {
     match error {
         OpenChannelError::Name(_) => Failure::usage(format!("`{name}` is no channel: {}", chain(error)))
             .next("names look like `vehicles/fleet-7/telemetry`: `net pub quakes/ak 'hello'`"),
+        OpenChannelError::Persist(_) => Failure::new(chain(error)).next(format!(
+            "`net log stat {name}` looks at the log: who may write there, and is there room? Or stop `net up --keep`"
+        )),
         _ => Failure::new(chain(error)).next("`net doctor` looks at the directory and the network"),
     }
 }

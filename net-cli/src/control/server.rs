@@ -1,19 +1,24 @@
 //! The answering end of control connections.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use net::Node;
-use net::channel::{SubscribeBuilder, SubscribeError};
+use net::channel::{KeepError, Pattern, PersistError, SubscribeBuilder, SubscribeError};
+use net::redex::LogConfig;
 use net::transport::{PeerInfo, PeerState, Ticket};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::control::lines::{LineReader, LineWriter};
-use crate::control::protocol::{ChannelRow, ItemRow, Opening, PeerRow, Reply, Request, Status, Takers, VERSION};
+use crate::control::protocol::{
+    ChannelRow, ItemRow, KeptRow, Opening, PATTERNS_MAX, PeerRow, Reply, Request, Status, Takers, VERSION,
+};
 use crate::control::publish;
+use crate::control::standing::{Keep, Registry};
 use crate::failure::{Failure, chain};
 
 /// The node that is served, and what its commands want to know of it.
@@ -24,9 +29,22 @@ pub(crate) struct Served {
     pub(crate) mdns: bool,
     /// Whether the directory remembered peers when the node started.
     pub(crate) knew_peers: bool,
+    /// What its commands subscribe to.
+    pub(crate) subscribed: Registry<Pattern>,
+    /// What they have it keep.
+    pub(crate) keeps: Registry<Keep>,
+}
+
+impl Served {
+    pub(crate) fn new(node: Node, mdns: bool, knew_peers: bool) -> Self {
+        let (subscribed, keeps) = (Registry::default(), Registry::default());
+        Self { node, started: Instant::now(), mdns, knew_peers, subscribed, keeps }
+    }
 }
 
 const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often the logs that are kept are asked whether they fail.
+const KEEP_LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// Serves one connection until it ends, its request is answered, or `cancel` says that the node stops.
 pub(crate) async fn serve<S>(served: Arc<Served>, stream: S, cancel: CancellationToken)
@@ -96,7 +114,8 @@ async fn answer<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
         Request::Ticket => writer.send(&Reply::Ticket(node.ticket().to_string())).await?,
         Request::Peers => writer.send(&Reply::Peers(peers(node))).await?,
         Request::Channels => {
-            writer.send(&Reply::Channels(channels(node).await)).await?;
+            let (producers, keeps) = (channels(served).await, served.keeps.rows());
+            writer.send(&Reply::Channels { producers, keeps }).await?;
         }
         Request::Metrics => writer.send(&Reply::Metrics(node.metrics().await.to_openmetrics())).await?,
         Request::Join { ticket } => {
@@ -108,9 +127,13 @@ async fn answer<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
             if let Some(filter) = filter {
                 wanted = wanted.filter(&filter);
             }
+            // What is no pattern is refused by the subscription.
+            let pattern = Pattern::open(&pattern, &node.id()).ok();
+            let _entry = pattern.map(|pattern| served.subscribed.enter(pattern));
             subscribe(wanted, reader, writer, cancel).await?;
         }
         Request::Publish => publish::serve(served, reader, writer, cancel).await?,
+        Request::Keep { patterns } => keep(served, &patterns, reader, writer, cancel).await?,
     }
     Ok(())
 }
@@ -121,15 +144,21 @@ async fn ended<R: AsyncRead + Unpin>(reader: &mut LineReader<R>, cancel: &Cancel
     cancel.run_until_cancelled(reader.next::<serde::de::IgnoredAny>()).await;
 }
 
-async fn channels(node: &Node) -> Vec<ChannelRow> {
+async fn channels(served: &Served) -> Vec<ChannelRow> {
+    let node = &served.node;
     let mut rows: Vec<ChannelRow> = node.channels().await.into_iter().map(Into::into).collect();
     rows.sort_unstable();
     let (origin, producers) = (node.bus().origin().to_string(), node.metrics().await.channel.producers);
     for row in rows.iter_mut().filter(|row| row.origin == origin) {
         // They are in order of their name.
         let producer = producers.binary_search_by(|producer| producer.channel.as_str().cmp(&row.channel));
-        row.takers =
-            producer.ok().map(|at| Takers { subscribers: producers[at].subscribers, lag_max: producers[at].lag_max });
+        row.takers = producer.ok().map(|at| {
+            let producer = &producers[at];
+            // What this node keeps is told apart from who is subscribed.
+            let keeps = served.keeps.matches(&producer.channel) && !served.subscribed.matches(&producer.channel);
+            let subscribers = producer.subscribers.saturating_sub(usize::from(keeps));
+            Takers { subscribers, lag_max: producer.lag_max }
+        });
     }
     rows
 }
@@ -251,4 +280,74 @@ async fn subscribe<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
         result = deliver => result?,
     }
     Ok(())
+}
+
+/// Keeps channels until the connection or the node ends.
+async fn keep<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
+    served: &Served,
+    patterns: &[String],
+    reader: &mut LineReader<R>,
+    writer: &mut LineWriter<W>,
+    cancel: &CancellationToken,
+) -> Result<(), Stop> {
+    if patterns.len() > PATTERNS_MAX {
+        let message = format!("one command keeps {PATTERNS_MAX} patterns at most");
+        return Err(Failure::usage(message).next("patterns with wildcards: `net up --keep 'quakes/**'`").into());
+    }
+    let mut entries = Vec::new();
+    for text in patterns {
+        let pattern = Pattern::open(text, &served.node.id()).map_err(|error| keep_failure(text, &error.into()))?;
+        let keeper = served.node.keep(text, LogConfig::default()).await.map_err(|error| keep_failure(text, &error))?;
+        entries.push(served.keeps.enter(Keep { pattern, keeper }));
+    }
+    writer.send(&Reply::Keeping).await?;
+    let tell = async {
+        let mut failures = BTreeMap::new();
+        loop {
+            for kept in entries.iter().flat_map(|entry| entry.row().channels) {
+                if let Some(change) = changed(&mut failures, kept) {
+                    writer.send(&Reply::Kept(change)).await?;
+                }
+            }
+            tokio::time::sleep(KEEP_LOOK_EVERY).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = ended(reader, cancel) => Ok(()),
+        result = tell => result,
+    }
+}
+
+/// A channel whose log has begun to fail, fails for another reason, or does so no more.
+fn changed(failures: &mut BTreeMap<String, String>, kept: KeptRow) -> Option<KeptRow> {
+    let before = match &kept.failure {
+        Some(failure) => failures.insert(kept.channel.clone(), failure.clone()),
+        None => failures.remove(&kept.channel),
+    };
+    (before != kept.failure).then_some(kept)
+}
+
+fn keep_failure(pattern: &str, error: &KeepError) -> Failure {
+    match error {
+        KeepError::Pattern(_) => Failure::usage(format!("`{pattern}` is no pattern: {}", chain(error)))
+            .next("patterns look like 'quakes/*' or 'vehicles/**': `net up --keep 'quakes/*'`"),
+        KeepError::Persist(PersistError::NoDirectory) => Failure::new(chain(error)),
+        _ => Failure::new(chain(error)).next("the same command again"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failing_log_is_told_once_for_each_change() {
+        let row =
+            |failure: Option<&str>| KeptRow { channel: "a".to_owned(), events: 0, failure: failure.map(str::to_owned) };
+        let mut failures = BTreeMap::new();
+        let seen = [None, Some("full"), Some("full"), Some("gone"), None, None, Some("full")];
+        let told: Vec<bool> = seen.iter().map(|f| changed(&mut failures, row(*f)).is_some()).collect();
+        assert_eq!(told, [false, true, false, true, true, false, true]);
+    }
 }

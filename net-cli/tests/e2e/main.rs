@@ -7,6 +7,7 @@ mod abuse;
 mod basics;
 mod demo;
 mod harness;
+mod keep;
 mod log;
 mod newcomer;
 mod seeing;

@@ -58,6 +58,7 @@ fn commands_that_are_typed_wrongly() {
         (&["channels", "a//b"], "is no pattern", "net sub"),
         (&["completions"], "<SHELL>", "--help"),
         (&["completions", "tcsh"], "invalid value 'tcsh'", "bash"),
+        (&["up", "--keep", "a b"], "`a b` is no pattern", "quakes/*"),
         (&["demo", "--sabotage", "nicely"], "invalid value 'nicely'", "forge"),
         (&["demo-role"], "part of `net demo`", "net demo"),
     ];
