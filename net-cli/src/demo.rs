@@ -3,14 +3,16 @@
 mod attack;
 mod checks;
 mod child;
+mod digest;
 mod messages;
+mod offline;
 mod quakes;
 mod report;
 pub(crate) mod role;
 mod tamper;
 mod weather;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -21,21 +23,26 @@ use tokio::time::Instant;
 use crate::cli::Global;
 use crate::demo::attack::Attack;
 use crate::demo::child::Child;
-use crate::demo::messages::{News, Order, Origins, RoleName, Seen, Setup};
-use crate::demo::report::Report;
+use crate::demo::messages::{News, Order, Origins, RoleName, Setup};
+use crate::demo::report::{Comeback, Report};
 use crate::demo::tamper::Tampering;
 use crate::failure::Failure;
 use crate::host::interrupted;
+use crate::output::Output;
 
 /// A tour: real data through several processes, everything checked
 ///
 /// Two processes publish 1,707 earthquakes on 12 channels, a third publishes an alert for each strong one, a fourth
-/// subscribes to all of it and checks every event, a fifth comes late. They find each other by ticket on the loopback
-/// interface, in a temporary directory. All of it goes through bad weather: the sockets lose, reorder and duplicate
-/// datagrams, which links repair, and a quarter of its batches is taken from the process that checks, which gets them
-/// back from their origins. The exit code says whether everything held.
+/// subscribes to all of it and checks every event, a fifth comes late. Then one of the two is killed (SIGKILL), its logs
+/// are verified offline with public keys only, it is started again in its directory, and two more replay a network of which
+/// its disk has half: twice the same bytes as before. They find each other by ticket on the loopback interface, in a
+/// temporary directory. All of it goes through bad weather: the sockets lose, reorder and duplicate datagrams, which links
+/// repair, and a quarter of its batches is taken from the process that checks, which gets them back from their origins. The
+/// exit code says whether everything held.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  net demo\n  net demo --json\n  net demo --sabotage forge")]
+#[command(
+    after_help = "Examples:\n  net demo\n  net demo --json\n  net demo --sabotage forge\n  net demo --sabotage rot"
+)]
 pub(crate) struct Demo {
     /// Do something that must not go unnoticed: the demo fails then, and names the check that noticed it
     #[arg(long, value_name = "HOW")]
@@ -56,6 +63,8 @@ pub(crate) enum Sabotage {
     Forge,
     /// Let a producer send some of its batches without a signature
     Unsign,
+    /// Flip a byte in a log of the producer that was killed, before it is verified
+    Rot,
 }
 
 impl Sabotage {
@@ -63,7 +72,7 @@ impl Sabotage {
         match self {
             Self::Forge => Some(Attack::Forge),
             Self::Unsign => Some(Attack::Unsign),
-            Self::Lose | Self::Twice | Self::Swap => None,
+            Self::Lose | Self::Twice | Self::Swap | Self::Rot => None,
         }
     }
 
@@ -72,13 +81,18 @@ impl Sabotage {
             Self::Lose => Some(Tampering::Lose),
             Self::Twice => Some(Tampering::Twice),
             Self::Swap => Some(Tampering::Swap),
-            Self::Forge | Self::Unsign => None,
+            Self::Forge | Self::Unsign | Self::Rot => None,
         }
     }
 }
 
 /// Processes that publish earthquakes.
 const PRODUCERS: usize = 2;
+/// The network of the late subscriber.
+const LATE_NETWORK: &str = "ak";
+/// The network that is replayed when a producer has come back: most alerts are on its channel.
+const REPLAYED_NETWORK: &str = "us";
+const REPLAYS: usize = 2;
 /// After this time the demo has failed, and its processes are ended.
 const TIMEOUT: Duration = Duration::from_secs(55);
 
@@ -108,34 +122,23 @@ impl Demo {
         Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
-    async fn tour(&self, directory: &Path, output: &crate::output::Output) -> Result<Report, Failure> {
+    async fn tour(&self, directory: &Path, output: &Output) -> Result<Report, Failure> {
         let began = Instant::now();
-        let mut seed = 0;
-        let mut setup = |name: &str, role, tickets: &[String], origins: &Origins| {
-            seed += 1;
-            let (tickets, origins) = (tickets.to_vec(), origins.clone());
-            Setup { role, dir: directory.join(name), tickets, origins, seed }
-        };
-        let (mut tickets, mut origins) = (Vec::new(), Origins::default());
+        let mut stage = Stage::new(directory);
         output.progress("starting the processes");
-
         let mut producers = Vec::new();
         for index in 0..PRODUCERS {
             // One of the producers is enough to be hostile.
             let attack = self.sabotage.and_then(Sabotage::attack).filter(|_| index == 0);
             let role = RoleName::Producer { index, of: PRODUCERS, attack };
-            let mut child = Child::start(&setup(&format!("producer-{index}"), role, &tickets, &origins)).await?;
-            let (origin, ticket) = child.ready().await?;
-            origins.producers.push(origin);
-            tickets.push(ticket);
+            let (child, origin) = stage.publisher(&producer_name(index), role).await?;
+            stage.origins.producers.push(origin);
             producers.push(child);
         }
-        let mut alerter = Child::start(&setup("alerter", RoleName::Alerter, &tickets, &origins)).await?;
-        let (origin, ticket) = alerter.ready().await?;
-        origins.alerter = Some(origin);
-        tickets.push(ticket);
+        let (mut alerter, origin) = stage.publisher("alerter", RoleName::Alerter).await?;
+        stage.origins.alerter = Some(origin);
         let role = RoleName::Consumer { tampering: self.sabotage.and_then(Sabotage::tampering) };
-        let mut consumer = Child::start(&setup("consumer", role, &tickets, &origins)).await?;
+        let mut consumer = stage.start("consumer", role).await?;
         consumer.ready().await?;
 
         output.progress("publishing");
@@ -156,27 +159,90 @@ impl Demo {
         };
         output.progress("checking");
         consumer.order(&Order::Finish).await?;
-        let seen: Seen = match consumer.next().await? {
-            News::Seen(seen) => seen,
-            other => return Err(child::unexpected(&other)),
-        };
+        let seen = consumer.seen().await?;
 
         output.progress("replaying for a late subscriber");
-        let mut late = Child::start(&setup("late", RoleName::Late, &tickets, &origins)).await?;
+        let mut late = stage.start("late", RoleName::Late { network: LATE_NETWORK.to_owned() }).await?;
         late.ready().await?;
-        let late_seen = match late.next().await? {
-            News::Seen(seen) => seen,
-            other => return Err(child::unexpected(&other)),
-        };
-        output.progress_done();
-
+        let late_seen = late.seen().await?;
         let at_consumer = consumer.storm().await?;
         let mut everywhere = at_consumer;
         for child in producers.iter_mut().chain([&mut alerter, &mut late]) {
             everywhere += child.storm().await?;
         }
         let storms = (at_consumer, everywhere);
-        Child::stop_all(producers.into_iter().chain([alerter, consumer, late])).await?;
-        Ok(Report::new(&published, alerts, seen, late_seen, storms, self.sabotage, began.elapsed()))
+
+        let killed = producers.pop().ok_or_else(|| Failure::new("there is no producer"))?;
+        let (returned, comeback) = self.kill(killed, &mut stage, output).await?;
+        output.progress_done();
+        Child::stop_all(producers.into_iter().chain([alerter, consumer, late, returned])).await?;
+        Ok(Report::new(&published, alerts, seen, late_seen, comeback, storms, self.sabotage, began.elapsed()))
+    }
+
+    /// Kills the last of the producers, looks at what it has left on the disk, starts it again there, and has two late
+    /// subscribers replay a network of which half is to be had from that disk only.
+    async fn kill(&self, killed: Child, stage: &mut Stage, output: &Output) -> Result<(Child, Comeback), Failure> {
+        let index = PRODUCERS - 1;
+        let (name, origin) = (producer_name(index), stage.origins.producers[index].clone());
+        output.progress("killing a producer, and verifying its logs");
+        killed.kill().await?;
+        let (dir, rots) = (stage.directory.join(&name), self.sabotage == Some(Sabotage::Rot));
+        let look = move || {
+            if rots {
+                offline::rot(&dir, &format!("quakes/{REPLAYED_NETWORK}"))?;
+            }
+            offline::verify(&dir, &origin)
+        };
+        let verified = tokio::task::spawn_blocking(look).await.map_err(|error| Failure::new(error.to_string()))??;
+
+        output.progress("starting it again, and replaying twice");
+        // Its ticket is of a process that is no more.
+        stage.tickets.remove(index);
+        let (returned, _) = stage.publisher(&name, RoleName::Returned { index, of: PRODUCERS }).await?;
+        let mut replaying = Vec::new();
+        for n in 1..=REPLAYS {
+            let role = RoleName::Late { network: REPLAYED_NETWORK.to_owned() };
+            replaying.push(stage.start(&format!("replay-{n}"), role).await?);
+        }
+        let mut replays = Vec::new();
+        for child in &mut replaying {
+            child.ready().await?;
+            replays.push(child.seen().await?);
+        }
+        Child::stop_all(replaying.into_iter()).await?;
+        Ok((returned, Comeback { verified, channel: format!("quakes/{REPLAYED_NETWORK}"), replays }))
+    }
+}
+
+fn producer_name(index: usize) -> String {
+    format!("producer-{index}")
+}
+
+/// What the next process is told.
+struct Stage {
+    directory: PathBuf,
+    /// Of the processes that publish.
+    tickets: Vec<String>,
+    origins: Origins,
+    seed: u64,
+}
+
+impl Stage {
+    fn new(directory: &Path) -> Self {
+        Self { directory: directory.to_owned(), tickets: Vec::new(), origins: Origins::default(), seed: 0 }
+    }
+
+    async fn start(&mut self, name: &str, role: RoleName) -> Result<Child, Failure> {
+        self.seed += 1;
+        let (tickets, origins) = (self.tickets.clone(), self.origins.clone());
+        Child::start(&Setup { role, dir: self.directory.join(name), tickets, origins, seed: self.seed }).await
+    }
+
+    /// Starts a process that publishes, for those that come after it; and its origin.
+    async fn publisher(&mut self, name: &str, role: RoleName) -> Result<(Child, String), Failure> {
+        let mut child = self.start(name, role).await?;
+        let (origin, ticket) = child.ready().await?;
+        self.tickets.push(ticket);
+        Ok((child, origin))
     }
 }

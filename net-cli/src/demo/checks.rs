@@ -6,6 +6,7 @@ use net::channel::Parent;
 use net::{Event, Item};
 use serde::{Deserialize, Serialize};
 
+use crate::demo::digest::Digests;
 use crate::demo::messages::{Origins, Seen};
 use crate::demo::quakes::Quake;
 
@@ -31,6 +32,7 @@ pub(crate) struct Checker {
     channels: BTreeSet<String>,
     /// The last place in the data and the last seq, by channel and origin.
     last: BTreeMap<(String, [u8; 32]), (usize, u64)>,
+    digests: Digests,
     duplicates: u64,
     gaps: u64,
     faults: BTreeMap<Name, Vec<String>>,
@@ -81,6 +83,7 @@ impl Checker {
             alerts_first: 0,
             channels: BTreeSet::new(),
             last: BTreeMap::new(),
+            digests: Digests::default(),
             duplicates: 0,
             gaps: 0,
             faults: BTreeMap::new(),
@@ -106,6 +109,7 @@ impl Checker {
     }
 
     fn take_event(&mut self, event: &Event) {
+        self.digests.take(event);
         let channel = event.channel().to_string();
         self.channels.insert(channel.clone());
         let alert = event.headers().value(ALERT_HEADER).map(<[u8]>::to_vec);
@@ -217,6 +221,7 @@ impl Checker {
             unverified,
             alerts_first: self.alerts_first,
             checks: checks.into(),
+            digests: self.digests.finish(),
             receiving_us,
         }
     }

@@ -5,7 +5,7 @@ use std::process::Stdio;
 use tokio::process::{ChildStdin, ChildStdout, Command};
 
 use crate::control::lines::{LineReader, LineWriter};
-use crate::demo::messages::{News, Order, Setup};
+use crate::demo::messages::{News, Order, Seen, Setup};
 use crate::demo::weather::Storm;
 use crate::failure::Failure;
 
@@ -55,6 +55,14 @@ impl Child {
         }
     }
 
+    /// What it has seen.
+    pub(crate) async fn seen(&mut self) -> Result<Seen, Failure> {
+        match self.next().await? {
+            News::Seen(seen) => Ok(seen),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// What the weather was on it.
     pub(crate) async fn storm(&mut self) -> Result<Storm, Failure> {
         self.order(&Order::Tell).await?;
@@ -62,6 +70,12 @@ impl Child {
             News::Storm(storm) => Ok(storm),
             other => Err(unexpected(&other)),
         }
+    }
+
+    /// Ends it as `kill -9` does: it has no time to write anything.
+    pub(crate) async fn kill(mut self) -> Result<(), Failure> {
+        self.process.kill().await?;
+        Ok(())
     }
 
     /// Ends them and waits until they have drained.

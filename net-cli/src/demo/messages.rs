@@ -1,5 +1,6 @@
 //! What the demo and its processes say to each other: JSON lines on standard input and output.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -27,12 +28,14 @@ pub(crate) struct Setup {
 pub(crate) enum RoleName {
     /// Publishes every `of`th earthquake, beginning with `index`.
     Producer { index: usize, of: usize, attack: Option<Attack> },
+    /// That producer again, in the directory of the process that was killed: opens its channels and publishes nothing.
+    Returned { index: usize, of: usize },
     /// Publishes an alert for each strong earthquake.
     Alerter,
     /// Subscribes to everything and checks it.
     Consumer { tampering: Option<Tampering> },
-    /// Subscribes to one channel when all is over, and checks it.
-    Late,
+    /// Subscribes to the channel of one network when all is over, and checks it.
+    Late { network: String },
 }
 
 /// The keys of those who publish.
@@ -77,6 +80,8 @@ pub(crate) enum News {
 pub(crate) struct Published {
     pub(crate) events: u64,
     pub(crate) channels: u64,
+    /// Events that were acknowledged as being on the disk.
+    pub(crate) durable: u64,
     /// Channels on which not every subscriber acknowledged the last event in time.
     pub(crate) unacknowledged: u64,
     /// From the first call of `publish` until the last event was sealed and in the queues of the links.
@@ -100,6 +105,8 @@ pub(crate) struct Seen {
     /// Alerts that were delivered before their earthquake, which another origin published.
     pub(crate) alerts_first: u64,
     pub(crate) checks: Vec<Check>,
+    /// A hash of everything that came, by channel.
+    pub(crate) digests: BTreeMap<String, String>,
     /// From the first event to the last.
     pub(crate) receiving_us: u64,
 }

@@ -1,5 +1,6 @@
 //! What the demo proved and measured.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
@@ -8,8 +9,15 @@ use serde::Serialize;
 use crate::demo::Sabotage;
 use crate::demo::checks::Check;
 use crate::demo::messages::{Published, Seen};
+use crate::demo::offline::Verified;
 use crate::demo::weather::Storm;
 use crate::output::{Look, Output, To};
+
+/// What the processes do, for people.
+const ABOUT: &str = "  \
+  two publish, one answers strong quakes with alerts, one checks everything, one comes late; then one of the two
+  is killed and comes back, and two replay what it has on its disk. Their sockets lose, reorder and duplicate
+  datagrams, and a quarter of its batches is taken from the one that checks\n";
 
 /// The outcome of a demo; with `--json` it is printed as it is.
 #[derive(Debug, Serialize)]
@@ -32,6 +40,10 @@ pub(crate) struct Report {
     /// What all sockets did to datagrams on purpose, and what was done about it.
     #[serde(flatten)]
     storm: Storm,
+    /// What the producer that was killed has left on its disk.
+    killed: Killed,
+    /// What was replayed when it had come back.
+    replays: Replays,
     checks: Vec<Check>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sabotage: Option<Sabotage>,
@@ -39,6 +51,33 @@ pub(crate) struct Report {
     caught_by: Vec<String>,
     rates: Rates,
     seconds: f64,
+}
+
+/// How a producer was killed and came back.
+pub(crate) struct Comeback {
+    pub(crate) verified: Verified,
+    /// The channel that was replayed.
+    pub(crate) channel: String,
+    pub(crate) replays: Vec<Seen>,
+}
+
+#[derive(Debug, Serialize)]
+struct Killed {
+    /// Events that it was told are on its disk.
+    durable: u64,
+    #[serde(flatten)]
+    verified: Verified,
+}
+
+#[derive(Debug, Serialize)]
+struct Replays {
+    channel: String,
+    /// Events of each replay.
+    events: Vec<u64>,
+    /// Whether all of them, and the first run, have the same bytes.
+    same_bytes: bool,
+    /// BLAKE3 of each of them.
+    digests: Vec<String>,
 }
 
 /// What was measured; small figures, for a small input.
@@ -56,6 +95,7 @@ impl Report {
         alerts: u64,
         seen: Seen,
         late: Seen,
+        comeback: Comeback,
         (consumer, storm): (Storm, Storm),
         sabotage: Option<Sabotage>,
         took: Duration,
@@ -65,14 +105,20 @@ impl Report {
         checks.push(acknowledged(published));
         checks.push(replayed(&late));
         checks.push(Storm::check(&consumer, &storm));
+        let killed =
+            Killed { durable: published.last().map_or(0, |killed| killed.durable), verified: comeback.verified };
+        checks.push(killed.check(published.last().map_or(0, |killed| killed.events)));
+        let processes = published.len() + 4 + comeback.replays.len();
+        let replays = Replays::new(comeback.channel, &comeback.replays, &seen.digests);
+        checks.push(replays.check(&comeback.replays));
         let caught_by: Vec<String> = checks.iter().filter(|check| !check.ok).map(|check| check.name.clone()).collect();
         let publishing = published.iter().map(|p| p.publishing_us).max().unwrap_or(0);
         let events: u64 = published.iter().map(|p| p.events).sum();
         let acknowledged = published.iter().map(|p| p.acknowledged_us).max().unwrap_or(0);
         Self {
             ok: caught_by.is_empty(),
-            // Who publishes, answers, checks and comes late.
-            processes: published.len() + 3,
+            // Who publishes, answers, checks, comes late, comes back, and replays.
+            processes,
             quakes: seen.quakes,
             alerts,
             channels: seen.channels,
@@ -85,6 +131,8 @@ impl Report {
             late_alerts: late.alerts,
             alerts_before_quake: seen.alerts_first,
             storm,
+            killed,
+            replays,
             checks,
             sabotage,
             caught_by,
@@ -104,9 +152,7 @@ impl Report {
             "{} processes on this machine, one mesh, no broker: a week of real earthquakes",
             self.processes
         )))?;
-        output.line("  two publish, one answers strong quakes with alerts, one checks everything, one comes late;\n  \
-                     their sockets lose, reorder and duplicate datagrams, and a quarter of its batches is taken from the \
-                     one that checks\n")?;
+        output.line(ABOUT)?;
         let width = self.checks.iter().map(|check| check.name.len()).max().unwrap_or(0);
         for check in &self.checks {
             let mark = match check.ok {
@@ -129,6 +175,48 @@ impl Report {
             }
             (Some(_), true) => output.line(strong("  the sabotage went UNNOTICED")),
         }
+    }
+}
+
+impl Killed {
+    /// Whether all that it published is on its disk, as it signed it.
+    fn check(&self, published: u64) -> Check {
+        let Self { durable, verified: Verified { logs, batches, events, faults, first_fault } } = self;
+        let ok = *faults == 0 && events == durable && *events == published;
+        let found = format!("{events} events in {batches} batches of {logs} logs");
+        let says = match first_fault {
+            Some(first) if *faults == 1 => format!("a fault: {first}; {found} are sound"),
+            Some(first) => format!("{faults} faults, the first: {first}; {found} are sound"),
+            None if ok => {
+                format!("{found} verified offline, with public keys only, 0 faults; all were acknowledged as durable")
+            }
+            None => format!("{found}; {durable} of {published} were acknowledged as durable"),
+        };
+        Check { name: "log outlives kill -9".to_owned(), ok, says }
+    }
+}
+
+impl Replays {
+    fn new(channel: String, replays: &[Seen], first: &BTreeMap<String, String>) -> Self {
+        let digest = |seen: &BTreeMap<String, String>| seen.get(&channel).cloned().unwrap_or_default();
+        let digests: Vec<String> = replays.iter().map(|replay| digest(&replay.digests)).collect();
+        let same_bytes = digests.iter().all(|one| !one.is_empty() && *one == digest(first));
+        let events = replays.iter().map(|replay| replay.quakes + replay.alerts).collect();
+        Self { channel, events, same_bytes, digests }
+    }
+
+    fn check(&self, replays: &[Seen]) -> Check {
+        let mut faults = replays.iter().flat_map(|replay| &replay.checks).filter(|check| !check.ok);
+        let (channel, events) = (&self.channel, self.events.first().copied().unwrap_or(0));
+        let (says, ok) = match faults.next() {
+            Some(fault) => (format!("{channel}: {}", fault.says), false),
+            None if self.same_bytes => (
+                format!("{events} events of {channel} twice, the same bytes as before; no alert before its quake"),
+                true,
+            ),
+            None => (format!("{channel}: other bytes than in the first run"), false),
+        };
+        Check { name: "replayed after restart".to_owned(), ok, says }
     }
 }
 

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use net::identity::{EntityKey, Signer};
+use net::channel::Ack;
+use net::redex::LogConfig;
 use net::transport::Ticket;
-use net::{From, Item, Node, Publish, Subscription};
+use net::{Channel, From, Item, Node, Publish, Subscription};
 use tokio::io::{Stdin, Stdout, stdin, stdout};
 use tokio::time::Instant;
 
@@ -65,14 +66,19 @@ async fn play(setup: Setup, orders: &mut Orders, reports: &mut Reports) -> Resul
                 produce(&node, index, of, orders, reports).await?;
                 None
             }
+            RoleName::Returned { index, of } => {
+                let _channels = open(&node, &quakes_of(index, of)).await?;
+                ready(&node, reports).await?;
+                None
+            }
             RoleName::Alerter => Some(alert(&node, orders, reports).await?),
             RoleName::Consumer { tampering } => {
                 let checker = Checker::new(setup.origins.clone(), |_| true);
                 Some(consume(&node, "quakes/*", checker, tampering, orders, reports).await?)
             }
-            RoleName::Late => {
-                let checker = Checker::new(setup.origins.clone(), |quake| quake.network == "ak");
-                Some(consume(&node, "quakes/ak", checker, None, orders, reports).await?)
+            RoleName::Late { network } => {
+                let checker = Checker::new(setup.origins.clone(), |quake| quake.network == network);
+                Some(consume(&node, &format!("quakes/{network}"), checker, None, orders, reports).await?)
             }
         };
         // The end of the orders is the end of the demo, whether it stops or was killed.
@@ -93,11 +99,8 @@ async fn start(setup: &Setup) -> Result<Node, Failure> {
     let here = "127.0.0.1:0".parse().expect("an address");
     let mut builder =
         Node::builder().dir(&setup.dir).listen(here).mdns(false).weather(weather_of(&setup.role, setup.seed));
-    if let RoleName::Producer { attack, .. } = setup.role {
-        builder = builder.signer(match attack {
-            Some(attack) => Arc::new(HostileSigner::new(attack)) as Arc<dyn Signer>,
-            None => Arc::new(EntityKey::generate()),
-        });
+    if let RoleName::Producer { attack: Some(attack), .. } = setup.role {
+        builder = builder.signer(Arc::new(HostileSigner::new(attack)));
     }
     let parse = |text: &String| text.parse::<Ticket>().map_err(|error| Failure::new(error.to_string()));
     let tickets = setup.tickets.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
@@ -129,6 +132,23 @@ fn broken(error: impl std::error::Error + 'static) -> Failure {
     Failure::new(chain(&error))
 }
 
+/// Every `of`th earthquake, beginning with `index`.
+fn quakes_of(index: usize, of: usize) -> Vec<Quake> {
+    Quake::all().into_iter().skip(index).step_by(of).collect()
+}
+
+/// Opens the channels of these earthquakes, each with a log in the process's directory.
+async fn open(node: &Node, quakes: &[Quake]) -> Result<HashMap<String, Channel>, Failure> {
+    let mut channels = HashMap::new();
+    for quake in quakes {
+        if let Entry::Vacant(entry) = channels.entry(quake.channel()) {
+            let channel = node.channel(entry.key()).persist(LogConfig::default()).open().await.map_err(broken)?;
+            entry.insert(channel);
+        }
+    }
+    Ok(channels)
+}
+
 async fn produce(
     node: &Node,
     index: usize,
@@ -136,14 +156,8 @@ async fn produce(
     orders: &mut Orders,
     reports: &mut Reports,
 ) -> Result<(), Failure> {
-    let mut channels = HashMap::new();
-    let quakes: Vec<Quake> = Quake::all().into_iter().skip(index).step_by(of).collect();
-    for quake in &quakes {
-        if let Entry::Vacant(entry) = channels.entry(quake.channel()) {
-            let channel = node.channel(entry.key()).open().await.map_err(broken)?;
-            entry.insert(channel);
-        }
-    }
+    let quakes = quakes_of(index, of);
+    let channels = open(node, &quakes).await?;
     ready(node, reports).await?;
     if orders.next::<Order>().await?.is_none() {
         return Ok(());
@@ -153,13 +167,18 @@ async fn produce(
         channel.wait_for_subscribers(SUBSCRIBERS, LINK_TIMEOUT).await;
     }
     let began = Instant::now();
+    let mut receipts = Vec::new();
     for quake in &quakes {
-        channels[&quake.channel()].publish(quake.line).await.map_err(broken)?;
+        receipts.push(channels[&quake.channel()].publish(quake.line).await.map_err(broken)?);
     }
     for channel in channels.values() {
         channel.flush().await;
     }
     let publishing_us = micros(began.elapsed());
+    let mut durable = 0;
+    for receipt in receipts {
+        durable += u64::from(matches!(receipt.await.map_err(broken)?, Ack::Durable { .. }));
+    }
     let mut unacknowledged = 0;
     for channel in channels.values() {
         let left = DELIVERY_TIMEOUT.saturating_sub(began.elapsed());
@@ -168,7 +187,7 @@ async fn produce(
     }
     let acknowledged_us = micros(began.elapsed());
     let (events, channels) = (quakes.len() as u64, channels.len() as u64);
-    let published = Published { events, channels, unacknowledged, publishing_us, acknowledged_us };
+    let published = Published { events, channels, durable, unacknowledged, publishing_us, acknowledged_us };
     Ok(reports.send(&News::Published(published)).await?)
 }
 
