@@ -3,6 +3,8 @@
 //!
 //! Every batch is verified and opened, every event is looked at. `NET_REPLAY_EVENTS` makes it shorter.
 
+#![expect(clippy::print_stdout, reason = "a benchmark says what it measured")]
+
 use std::error::Error;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
