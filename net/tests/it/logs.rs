@@ -9,15 +9,15 @@ use net::state::StateDir;
 
 /// A state directory with keys and a mesh.
 fn state(place: &std::path::Path) -> StateDir {
-    let dir = StateDir::open(place).unwrap();
-    let lock = dir.lock().unwrap();
-    lock.keys_or_new().unwrap();
-    lock.mesh_or_new().unwrap();
+    let dir = StateDir::open(place).expect("ours");
+    let lock = dir.lock().expect("nobody else's");
+    lock.keys_or_new().expect("made");
+    lock.mesh_or_new().expect("made");
     dir
 }
 
 fn name(text: &str) -> ChannelName {
-    ChannelName::parse(text).unwrap()
+    ChannelName::parse(text).expect("a name")
 }
 
 #[test]
