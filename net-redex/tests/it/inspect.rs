@@ -115,8 +115,11 @@ fn trim_is_refused_by_a_log_that_is_only_looked_at_and_by_one_that_is_closed() {
 fn log_beside_a_writer_says_so() {
     let (dir, log, _) = filled(SyncPolicy::Group, 1);
     assert!(!log.recovery().beside_writer);
-    let beside = || Log::open(dir.path(), config().read_only()).expect("readable").recovery().beside_writer;
+    let open = || Log::open(dir.path(), config().read_only()).expect("readable");
+    let beside = || open().recovery().beside_writer;
     assert!(beside());
+    let file_bytes = |log: &Log| log.segments().expect("readable")[0].file_bytes;
+    assert_eq!(file_bytes(&open()), file_bytes(&log), "the file, not what is looked at");
     log.close().expect("closed");
     assert!(!beside());
 }
