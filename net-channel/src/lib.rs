@@ -55,6 +55,7 @@ mod keys;
 mod mutants;
 mod name;
 mod pattern;
+mod store;
 mod tick;
 
 pub use advert::{ADVERT_LEN_MAX, Advert, AdvertError, Class, VerifiedAdvert};
@@ -66,9 +67,9 @@ pub use batch::{
 #[cfg(feature = "node")]
 pub use bus::{
     Ack, Bus, BusConfig, BusMetrics, Channel, ChannelBuilder, ChannelInfo, Delivered, Environment, FilterCounters,
-    NodeEvent, NodeEvents, OpenChannelError, OpenGate, ProducerMetrics, Publish, PublishError, PublishValueError,
-    QuotaCounters, Receipt, StartError, SubscribeBuilder, SubscribeError, Subscription, SubscriptionMetrics,
-    TypedChannel, TypedItem, TypedSubscription,
+    KeepError, Keeper, KeptChannel, NodeEvent, NodeEvents, OpenChannelError, OpenGate, PersistError, ProducerMetrics,
+    Publish, PublishError, PublishValueError, QuotaCounters, Receipt, StartError, SubscribeBuilder, SubscribeError,
+    Subscription, SubscriptionMetrics, TypedChannel, TypedItem, TypedSubscription,
 };
 #[cfg(feature = "json")]
 pub use codec::Json;
@@ -91,4 +92,5 @@ pub use incarnation::{FLOOR_STEP, FloorError, FloorFile, SeqsExhausted, first_se
 pub use keys::{KeyId, SenderKey, random_salt};
 pub use name::{ChannelHash, ChannelName, NAME_LEN_MAX, NameError};
 pub use pattern::Pattern;
+pub use store::{OpenStore, Seek, Store, StoreError, StoreFuture, StorePlace, Stored};
 pub use tick::{TICK_LEN, Tick, TickError, TickParams};

@@ -183,13 +183,20 @@ impl Log {
         if keys.add_origin(origin)? { keys.save(&self.core.files()) } else { Ok(()) }
     }
 
-    /// Adds a key that opens this origin's batches. Kept on the disk, encrypted, if the log has a ring secret.
+    /// Adds a key that opens this origin's batches from this seq on. Kept on the disk, encrypted, if the log has a ring
+    /// secret.
     ///
     /// # Errors
     /// [`KeyRingError`].
-    pub fn add_key(&self, origin: EntityId, key: SenderKey) -> Result<(), KeyRingError> {
+    pub fn add_key(&self, origin: EntityId, first_seq: u64, key: SenderKey) -> Result<(), KeyRingError> {
         let mut keys = lock(&self.core.keys);
-        if keys.add_key(origin, key)? { keys.save(&self.core.files()) } else { Ok(()) }
+        if keys.add_key(origin, first_seq, key)? { keys.save(&self.core.files()) } else { Ok(()) }
+    }
+
+    /// The keys of an origin, each with the first seq that it may have sealed, in that order.
+    #[must_use]
+    pub fn keys(&self, origin: &EntityId) -> Vec<(u64, SenderKey)> {
+        lock(&self.core.keys).keys_of(&origin.short())
     }
 
     /// Forgets a key, in memory and on the disk: what it sealed can never be opened again from here.

@@ -67,7 +67,7 @@ impl Log {
 
     /// Which keys the ring holds, and whose they are; nothing if it is sealed with a secret that was not given.
     #[must_use]
-    pub fn keys(&self) -> Option<Vec<(ShortId, KeyId)>> {
+    pub fn key_ids(&self) -> Option<Vec<(ShortId, KeyId)>> {
         lock(&self.core.keys).names()
     }
 }

@@ -24,16 +24,19 @@ const SALT_LEN: usize = 32;
 const TAG_LEN: usize = 16;
 /// Keys in a ring, and origins: then the oldest log of a channel is better divided by retention.
 const KEYS_MAX: usize = 65_536;
-const KEY_ENTRY_LEN: usize = 8 + 32;
+const KEY_ENTRY_LEN: usize = 8 + 8 + 32;
 
 /// Who signed, and what opens.
 #[derive(Debug, Default)]
 pub(crate) struct KeyRing {
     origins: BTreeMap<ShortId, EntityId>,
-    keys: BTreeMap<(ShortId, KeyId), SenderKey>,
+    keys: Keys,
     /// The sealed part of a file for which no secret was given: it is kept as it is.
     locked: Option<Vec<u8>>,
 }
+
+/// Each with the first seq that it may have sealed.
+type Keys = BTreeMap<(ShortId, KeyId), (u64, SenderKey)>;
 
 /// Why the ring was not changed.
 #[derive(Debug, thiserror::Error)]
@@ -94,7 +97,15 @@ impl KeyRing {
     }
 
     pub(crate) fn key(&self, origin: &ShortId, id: KeyId) -> Option<&SenderKey> {
-        self.keys.get(&(*origin, id))
+        self.keys.get(&(*origin, id)).map(|(_, key)| key)
+    }
+
+    /// The keys of an origin, in the order in which it sealed with them.
+    pub(crate) fn keys_of(&self, origin: &ShortId) -> Vec<(u64, SenderKey)> {
+        let mut keys: Vec<_> =
+            self.keys.iter().filter(|((of, _), _)| of == origin).map(|(_, key)| key.clone()).collect();
+        keys.sort_by_key(|(first_seq, _)| *first_seq);
+        keys
     }
 
     /// Whose keys there are, and which; nothing if they are sealed.
@@ -113,7 +124,7 @@ impl KeyRing {
     }
 
     /// Whether the ring has changed.
-    pub(crate) fn add_key(&mut self, origin: EntityId, key: SenderKey) -> Result<bool, KeyRingError> {
+    pub(crate) fn add_key(&mut self, origin: EntityId, first_seq: u64, key: SenderKey) -> Result<bool, KeyRingError> {
         if self.locked.is_some() {
             return Err(KeyRingError::Locked);
         }
@@ -122,7 +133,7 @@ impl KeyRing {
             return Err(KeyRingError::Full);
         }
         let new_origin = self.add_origin(origin)?;
-        Ok(self.keys.insert(name, key).is_none() || new_origin)
+        Ok(self.keys.insert(name, (first_seq, key)).is_none_or(|(before, _)| before != first_seq) || new_origin)
     }
 
     pub(crate) fn remove_key(&mut self, origin: &ShortId, id: KeyId) -> bool {
@@ -202,16 +213,11 @@ fn associated(clear: &[u8], log: [u8; 16]) -> Vec<u8> {
     [clear, &log].concat()
 }
 
-fn seal(
-    secret: &[u8; 32],
-    clear: &[u8],
-    log: [u8; 16],
-    keys: &BTreeMap<(ShortId, KeyId), SenderKey>,
-    salt: [u8; SALT_LEN],
-) -> Vec<u8> {
+fn seal(secret: &[u8; 32], clear: &[u8], log: [u8; 16], keys: &Keys, salt: [u8; SALT_LEN]) -> Vec<u8> {
     let mut plain = Zeroizing::new(Vec::with_capacity(keys.len() * KEY_ENTRY_LEN + TAG_LEN));
-    for ((origin, _), key) in keys {
+    for ((origin, _), (first_seq, key)) in keys {
         plain.extend_from_slice(&origin.0);
+        plain.extend_from_slice(&first_seq.to_le_bytes());
         plain.extend_from_slice(key.expose());
     }
     let nonce = Nonce::assume_unique_for_key([0; 12]);
@@ -221,12 +227,7 @@ fn seal(
     [salt.as_slice(), &plain].concat()
 }
 
-fn open_sealed(
-    secret: &[u8; 32],
-    clear: &[u8],
-    log: [u8; 16],
-    sealed: &[u8],
-) -> Option<BTreeMap<(ShortId, KeyId), SenderKey>> {
+fn open_sealed(secret: &[u8; 32], clear: &[u8], log: [u8; 16], sealed: &[u8]) -> Option<Keys> {
     let (salt, sealed) = sealed.split_first_chunk::<SALT_LEN>()?;
     let mut buffer = Zeroizing::new(sealed.to_vec());
     let nonce = Nonce::assume_unique_for_key([0; 12]);
@@ -236,9 +237,10 @@ fn open_sealed(
     }
     let entry = |bytes: &[u8]| {
         let origin = ShortId(std::array::from_fn(|i| bytes[i]));
-        let secret = Zeroizing::new(std::array::from_fn(|i| bytes[8 + i]));
+        let first_seq = u64::from_le_bytes(std::array::from_fn(|i| bytes[8 + i]));
+        let secret = Zeroizing::new(std::array::from_fn(|i| bytes[16 + i]));
         let key = SenderKey::new(*secret);
-        ((origin, key.key_id()), key)
+        ((origin, key.key_id()), (first_seq, key))
     };
     Some(plain.chunks_exact(KEY_ENTRY_LEN).map(entry).collect())
 }

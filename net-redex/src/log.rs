@@ -197,7 +197,19 @@ impl Log {
     /// # Cancel safety
     /// Dropped before it is polled, nothing happens. Dropped later, the batch is appended all the same.
     pub fn append<'a>(&'a self, batch: &'a [u8]) -> Append<'a> {
-        Append { log: self, batch, expected: None, state: AppendState::New }
+        Append(AppendState::New(self.enqueue(batch)))
+    }
+
+    /// Gives a batch its place behind those before it, without waiting until it is stored: for whoever appends many and
+    /// wants them in order. The result is a future of the [`Ack`], which may be dropped.
+    ///
+    /// # Errors
+    /// As [`Log::append`]; what refuses a batch before it has a place is told by the first future, and the log is as it was.
+    ///
+    /// # Cancel safety
+    /// Dropped before it ends, the batch has no place.
+    pub fn enqueue<'a>(&'a self, batch: &'a [u8]) -> Enqueue<'a> {
+        Enqueue { log: self, batch, expected: None, no_room: None }
     }
 
     /// Appends a batch if its origin's next seq in this log is `next_seq`; 0 for an origin that has none.
@@ -205,7 +217,7 @@ impl Log {
     /// # Errors
     /// [`AppendError::Conflict`] if it is another one; nothing is written then.
     pub fn append_if<'a>(&'a self, next_seq: u64, batch: &'a [u8]) -> Append<'a> {
-        Append { log: self, batch, expected: Some(next_seq), state: AppendState::New }
+        Append(AppendState::New(Enqueue { expected: Some(next_seq), ..self.enqueue(batch) }))
     }
 
     /// Returns when everything acknowledged before is on the disk, whatever the policy. Blocks.
@@ -246,18 +258,32 @@ impl fmt::Debug for Log {
 /// An append that is under way once it is awaited, or waited for.
 #[must_use = "nothing is appended until this is awaited or waited for"]
 #[derive(Debug)]
-pub struct Append<'a> {
+pub struct Append<'a>(AppendState<'a>);
+
+#[derive(Debug)]
+enum AppendState<'a> {
+    New(Enqueue<'a>),
+    Queued(&'a Core, Queued),
+}
+
+/// Gives a batch its place in the log, once it is awaited.
+#[must_use = "nothing is appended until this is awaited"]
+#[derive(Debug)]
+pub struct Enqueue<'a> {
     log: &'a Log,
     batch: &'a [u8],
     expected: Option<u64>,
-    state: AppendState,
+    /// There was no room; there may be when this group is done.
+    no_room: Option<(Arc<AppendGroup>, WakerSlot)>,
 }
 
+/// A batch that has its place in the log, and is being written. Awaited or not, it is appended.
+#[must_use = "only its result says whether the batch is stored"]
 #[derive(Debug)]
-enum AppendState {
-    New,
-    NoRoom(Arc<AppendGroup>, WakerSlot),
-    Queued(Arc<AppendGroup>, WakerSlot, u64),
+pub struct Queued {
+    group: Arc<AppendGroup>,
+    slot: WakerSlot,
+    ack: Ack,
 }
 
 impl Append<'_> {
@@ -266,24 +292,30 @@ impl Append<'_> {
     /// # Errors
     /// [`AppendError`].
     pub fn wait(self) -> Result<Ack, AppendError> {
-        let core = &*self.log.core;
+        let (log, batch, expected) = match self.0 {
+            AppendState::New(Enqueue { log, batch, expected, .. }) => (log, batch, expected),
+            AppendState::Queued(core, Queued { group, ack, .. }) => return wait_for(core, &group).map(|()| ack),
+        };
+        let core = &*log.core;
         loop {
-            match core.stage(self.batch, self.expected, Waiter::Thread)? {
+            match core.stage(batch, expected, Waiter::Thread)? {
                 Staged::In { group, offset, lead } => {
                     if lead {
                         core.lead();
                     }
                     wait_for(core, &group)?;
-                    return Ok(self.ack(offset));
+                    return Ok(core.ack(offset));
                 }
                 // Room or failure: staging again tells.
                 Staged::NoRoom(group) => drop(wait_for(core, &group)),
             }
         }
     }
+}
 
+impl Core {
     fn ack(&self, offset: u64) -> Ack {
-        if self.log.core.config.sync.waits() { Ack::Durable { offset } } else { Ack::Buffered { offset } }
+        if self.config.sync.waits() { Ack::Durable { offset } } else { Ack::Buffered { offset } }
     }
 }
 
@@ -300,29 +332,51 @@ impl Future for Append<'_> {
     type Output = Result<Ack, AppendError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let core = &*self.log.core;
         loop {
-            match &mut self.state {
-                AppendState::New => match core.stage(self.batch, self.expected, Waiter::Task)? {
-                    Staged::In { group, offset, lead } => {
-                        self.state = AppendState::Queued(group, WakerSlot::default(), offset);
-                        if lead && !core.ask_for_leader() {
-                            core.lead();
-                        }
+            match &mut self.0 {
+                AppendState::New(enqueue) => {
+                    let core = &*enqueue.log.core;
+                    match Pin::new(enqueue).poll(context)? {
+                        Poll::Ready(queued) => self.0 = AppendState::Queued(core, queued),
+                        Poll::Pending => return Poll::Pending,
                     }
-                    Staged::NoRoom(group) => self.state = AppendState::NoRoom(group, WakerSlot::default()),
-                },
-                AppendState::NoRoom(group, slot) => {
-                    if group.poll(context, slot).is_pending() {
-                        return Poll::Pending;
-                    }
-                    self.state = AppendState::New;
                 }
-                AppendState::Queued(group, slot, offset) => {
-                    let offset = *offset;
-                    return group.poll(context, slot).map(|result| result.map(|()| self.ack(offset)));
-                }
+                AppendState::Queued(_, queued) => return Pin::new(queued).poll(context),
             }
         }
+    }
+}
+
+impl Future for Enqueue<'_> {
+    type Output = Result<Queued, AppendError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let core = &*self.log.core;
+        loop {
+            if let Some((group, slot)) = &mut self.no_room {
+                if group.poll(context, slot).is_pending() {
+                    return Poll::Pending;
+                }
+                self.no_room = None;
+            }
+            match core.stage(self.batch, self.expected, Waiter::Task)? {
+                Staged::In { group, offset, lead } => {
+                    if lead && !core.ask_for_leader() {
+                        core.lead();
+                    }
+                    return Poll::Ready(Ok(Queued { group, slot: WakerSlot::default(), ack: core.ack(offset) }));
+                }
+                Staged::NoRoom(group) => self.no_room = Some((group, WakerSlot::default())),
+            }
+        }
+    }
+}
+
+impl Future for Queued {
+    type Output = Result<Ack, AppendError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { group, slot, ack } = &mut *self;
+        group.poll(context, slot).map(|result| result.map(|()| *ack))
     }
 }

@@ -145,7 +145,7 @@ impl Log {
         let incarnation = first_seq(self.core.config.clock.now(), known, 0)?;
         let sender_key = SenderKey::new(self.core.config.entropy.bytes());
         // Kept before anything is sealed with it, or a crash could leave batches that nobody can open.
-        self.add_key(origin, sender_key.clone())?;
+        self.add_key(origin, incarnation, sender_key.clone())?;
         let prev = head.map_or(BatchHash::ZERO, |head| BatchHash(head.hash));
         Ok(Writer(Arc::new(Inner {
             log: self.clone(),

@@ -230,10 +230,17 @@ impl Builder {
         lock: Option<StateLock>,
         notes: Vec<StartNote>,
     ) -> Result<Node, StartError> {
+        #[cfg(feature = "log")]
+        let logs_secret = crate::logs::ring_secret(&keys);
         let signer = self.signer.map_or_else(|| Arc::new(keys) as Arc<dyn Signer>, |s| s.0);
         let mut config = BusConfig::new(signer);
         config.floor = lock.as_ref().map(|lock| lock.dir().file("floor"));
         config.cursors = lock.as_ref().map(|lock| lock.dir().path().to_owned());
+        #[cfg(feature = "log")]
+        {
+            config.logs = lock.as_ref().map(|lock| crate::logs::root(lock.dir()));
+            config.logs_secret = Some(zeroize::Zeroizing::new(logs_secret));
+        }
         match Bus::start(endpoint.clone(), inbox, config).await {
             Ok(bus) => Ok(Node::new(endpoint, bus, lock, notes)),
             Err(error) => {

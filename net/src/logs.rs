@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
-use net_channel::ChannelName;
+use net_channel::{ChannelName, StorePlace};
 use net_redex::{Log, LogConfig, OpenError};
 use net_transport::NodeKeys;
 
@@ -32,7 +32,7 @@ pub enum LogError {
 /// The name of the directory that holds this channel's log.
 #[must_use]
 pub fn dir_name(channel: &ChannelName) -> String {
-    channel.as_str().replace('/', "+")
+    StorePlace::dir_name(channel)
 }
 
 /// The channel whose log a directory of this name holds, if it can be one.

@@ -89,6 +89,19 @@ impl Node {
         self.inner.bus.subscribe(pattern)
     }
 
+    /// Keeps every channel that matches in this node's directory: `node.keep("quakes/*", LogConfig::default()).await?`.
+    ///
+    /// # Errors
+    /// [`net_channel::KeepError`].
+    #[cfg(feature = "log")]
+    pub async fn keep(
+        &self,
+        pattern: &str,
+        config: net_redex::LogConfig,
+    ) -> Result<net_channel::Keeper, net_channel::KeepError> {
+        self.inner.bus.keep(pattern, config).await
+    }
+
     /// Who this node is.
     #[must_use]
     pub fn id(&self) -> NodeId {

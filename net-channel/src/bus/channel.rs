@@ -8,7 +8,7 @@ use net_transport::{NodeId, Priority, Visibility};
 use crate::bus::producer::{Producer, Record, lock};
 use crate::bus::receipt::Receipt;
 use crate::bus::{Bus, OpenChannelError, PublishError};
-use crate::{ChannelName, Class, Parent};
+use crate::{ChannelName, Class, OpenStore, Parent};
 
 /// How a channel is opened for publishing. Made by [`Bus::channel`]; [`ChannelBuilder::open`] opens it.
 #[derive(Debug)]
@@ -19,13 +19,15 @@ pub struct ChannelBuilder {
     pub(crate) options: ChannelOptions,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct ChannelOptions {
     pub(crate) class: Class,
     pub(crate) visibility: Visibility,
     pub(crate) priority: Priority,
     pub(crate) queue_bytes_max: usize,
     pub(crate) cache_bytes_max: usize,
+    pub(crate) persist: Option<Arc<dyn OpenStore>>,
+    pub(crate) replicas: usize,
 }
 
 impl Default for ChannelOptions {
@@ -36,6 +38,8 @@ impl Default for ChannelOptions {
             priority: Priority::Normal,
             queue_bytes_max: 4 << 20,
             cache_bytes_max: 16 << 20,
+            persist: None,
+            replicas: 0,
         }
     }
 }
@@ -69,6 +73,21 @@ impl ChannelBuilder {
     /// Bytes of sealed batches kept for late subscribers; the default is 16 MiB.
     pub fn cache_bytes(mut self, max: usize) -> Self {
         self.options.cache_bytes_max = max;
+        self
+    }
+
+    /// Keeps what this node publishes on the channel in a log in the node's directory: receipts are [`crate::Ack::Durable`]
+    /// or [`crate::Ack::Buffered`], subscribers get history from it, and a producer that is opened again goes on where it
+    /// ended. `net_redex::LogConfig` says how; a log that is open already is shared.
+    pub fn persist(mut self, config: impl OpenStore + 'static) -> Self {
+        self.options.persist = Some(Arc::new(config));
+        self
+    }
+
+    /// Acknowledges an event when so many other nodes have it on their disks ([`crate::Ack::Replicated`]): those that keep the
+    /// channel ([`Bus::keep`]). What is not there after ten seconds is acknowledged with what is true of it.
+    pub fn replicas(mut self, n: usize) -> Self {
+        self.options.replicas = n;
         self
     }
 
@@ -195,7 +214,7 @@ impl Channel {
         self.producer.wait(|publisher| publisher.subscribers().len() >= n, timeout).await
     }
 
-    /// Waits until everything published before is sealed and in the queues of the links.
+    /// Waits until everything published before is sealed, in the queues of the links, and in the log if there is one.
     pub async fn flush(&self) {
         self.producer.flush().await;
     }

@@ -19,9 +19,12 @@ use crate::bus::events::{EventSource, NodeEvent};
 use crate::bus::metrics::{BusMetrics, SubscriptionMetrics};
 use crate::bus::producer::{Producer, lock};
 use crate::bus::quota::Served;
+use crate::bus::stores::Stores;
 use crate::bus::streams;
 use crate::bus::subscription::Queue;
-use crate::core::{Action, Counters, Delivery, From, Given, Known, Message, Order, Source, SubId, Subscriptions};
+use crate::core::{
+    Action, Counters, Cursor, Delivery, From, Given, Known, Message, Order, SeqRange, Source, SubId, Subscriptions,
+};
 use crate::{Advert, FloorFile, Pattern};
 
 /// What the hub, the handles and the streams share.
@@ -38,6 +41,7 @@ pub(crate) struct Inner {
     pub(crate) grants: broadcast::Sender<(NodeId, Arc<Vec<u8>>)>,
     pub(crate) floor: Mutex<Option<FloorFile>>,
     pub(crate) cursors: Option<PathBuf>,
+    pub(crate) stores: Stores,
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) reports: Reports,
     pub(crate) next_sub: AtomicU64,
@@ -62,6 +66,20 @@ pub(crate) enum Command {
         order: Order,
         queue: Arc<Queue>,
         made: oneshot::Sender<()>,
+    },
+    /// A subscription that keeps batches.
+    Keep {
+        sub: SubId,
+        pattern: Pattern,
+        from: Cursor,
+        queue: Arc<Queue>,
+        made: oneshot::Sender<()>,
+    },
+    /// What a keeper has on its disk.
+    Stored {
+        sub: SubId,
+        pair: Pair,
+        run: SeqRange,
     },
     Advert(Bytes),
     /// A proof of equivocation that a neighbour passes on.
@@ -157,6 +175,12 @@ impl Hub {
                 // Whoever asked may have gone; what is dropped is reported, after this.
                 let _ = made.send(());
             }
+            Command::Keep { sub, pattern, from, queue, made } => {
+                self.queues.insert(sub, queue);
+                self.subscriptions.keep(now(), sub, pattern, from);
+                let _ = made.send(());
+            }
+            Command::Stored { sub, pair, run } => self.subscriptions.handle_stored(sub, pair, run),
             Command::Advert(bytes) => self.handle_advert(&bytes),
             Command::Proof { from, body } => self.handle_input(PeerInput::Message { from, body }),
             // Whoever asked may have gone; then there is nobody to tell.
@@ -289,7 +313,6 @@ impl Hub {
                 Action::Join { pair, node } => self.inner.endpoint.join(pair, node),
                 Action::Unjoin { pair } => self.inner.endpoint.unjoin(&pair),
                 Action::Full { pair, full } => self.inner.endpoint.set_full(&pair, full),
-                Action::Send { to, message } if to == self.inner.endpoint.id() => self.send_to_self(&message),
                 Action::Send { to, message } => self.send(to, message),
                 Action::SendAll { message } => {
                     let peers = self.inner.endpoint.peers().into_iter();
@@ -300,23 +323,18 @@ impl Hub {
         }
     }
 
-    /// A node that subscribes to its own channels speaks to itself in the same messages.
-    fn send_to_self(&mut self, message: &[u8]) {
-        let me = self.inner.endpoint.id();
-        let message = Message::decode(&message[4..]).expect("this node just encoded it");
-        for answer in streams::answer(&self.inner, me, &message) {
-            let answer = Message::decode(&answer[4..]).expect("this node just encoded it");
-            self.subscriptions.handle_message(now(), me, &answer);
-        }
-    }
-
     fn send(&mut self, to: NodeId, message: Vec<u8>) {
         let outbox = match self.outboxes.get(&to) {
             Some(outbox) if !outbox.is_closed() => outbox,
             _ => {
                 let (outbox, messages) = mpsc::channel(OUTBOX_LEN);
-                let (endpoint, inputs) = (self.inner.endpoint.clone(), self.inputs.clone());
-                self.inner.tasks.spawn(streams::run_outgoing(endpoint, to, messages, inputs));
+                let (inner, inputs) = (self.inner.clone(), self.inputs.clone());
+                if to == self.inner.endpoint.id() {
+                    // A node that subscribes to its own channels speaks to itself in the same messages.
+                    self.inner.tasks.spawn(streams::run_local(inner, messages, inputs));
+                } else {
+                    self.inner.tasks.spawn(streams::run_outgoing(inner, to, messages, inputs));
+                }
                 self.outboxes.insert(to, outbox);
                 &self.outboxes[&to]
             }

@@ -5,12 +5,14 @@ mod environment;
 mod events;
 mod gate;
 mod hub;
+mod keeper;
 mod metrics;
 mod producer;
 mod quota;
 mod receipt;
 mod resume;
 mod selection;
+mod stores;
 mod streams;
 mod subscription;
 mod typed;
@@ -22,20 +24,23 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use net_identity::{EntityId, SignError, Signer};
-use net_transport::{Endpoint, Inbox, NodeId, Pair};
+use net_transport::{Endpoint, Inbox, NodeId, Pair, Visibility};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use zeroize::Zeroizing;
 
 pub use channel::{Channel, ChannelBuilder, Delivered, Publish};
 pub use environment::Environment;
 pub use events::{NodeEvent, NodeEvents};
 pub use gate::OpenGate;
+pub use keeper::{KeepError, Keeper, KeptChannel};
 pub use metrics::{BusMetrics, ProducerMetrics, SubscriptionMetrics};
 pub use quota::QuotaCounters;
 pub use receipt::{Ack, Receipt};
 pub use selection::FilterCounters;
+pub use stores::PersistError;
 pub use subscription::{SubscribeBuilder, SubscribeError, Subscription};
 pub use typed::{PublishValueError, TypedChannel, TypedItem, TypedSubscription};
 
@@ -44,11 +49,14 @@ use crate::bus::events::EventSource;
 use crate::bus::hub::{Command, Hub, HubInputs, Inner, Reports};
 use crate::bus::producer::{Making, Producer, lock};
 use crate::bus::quota::Served;
+use crate::bus::stores::{Stores, blocking};
 use crate::bus::subscription::Queue;
-use crate::core::{Counters, From, Given, Known, Limits, Order, PROTOCOL, Publisher, Source, SubId, Subscriptions};
+use crate::core::{
+    Counters, Cursor, From, Given, Known, Limits, Order, PROTOCOL, Publisher, Source, SubId, Subscriptions,
+};
 use crate::{
-    Advert, ChannelName, Class, CursorFile, FloorError, FloorFile, NameError, Pattern, PushError, SealError, SenderKey,
-    SeqsExhausted, first_seq,
+    Advert, BatchHash, ChannelName, Class, CursorFile, FloorError, FloorFile, NameError, Pattern, PushError, SealError,
+    SenderKey, SeqsExhausted, Store, StoreError, first_seq,
 };
 
 /// How a bus runs.
@@ -63,6 +71,11 @@ pub struct BusConfig {
     pub floor: Option<PathBuf>,
     /// The directory in which the positions of subscriptions are kept that are resumed by name.
     pub cursors: Option<PathBuf>,
+    /// The directory of the logs of channels that are persisted or kept.
+    pub logs: Option<PathBuf>,
+    /// What the keys in those logs are encrypted under. Without it they are in memory only, and what was published before
+    /// a restart cannot be opened after it.
+    pub logs_secret: Option<Zeroizing<[u8; 32]>>,
     /// Bounds of the subscriptions.
     pub limits: Limits,
     /// Wall clock and randomness.
@@ -78,6 +91,8 @@ impl BusConfig {
             entity: None,
             floor: None,
             cursors: None,
+            logs: None,
+            logs_secret: None,
             limits: Limits::default(),
             environment: Environment::default(),
         }
@@ -131,13 +146,16 @@ pub enum OpenChannelError {
     /// The origin's key signs what it cannot verify.
     #[error("the signer does not sign with the key that it names")]
     Key,
+    /// The channel has no log, and was to be persisted.
+    #[error(transparent)]
+    Persist(#[from] PersistError),
     /// The node was closed.
     #[error("the node is closed")]
     Closed,
 }
 
 /// Why an event was not published.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PublishError {
     /// Payload, key and headers together are too large.
@@ -166,6 +184,10 @@ pub enum PublishError {
     /// The batch could not be sealed, for example because the key is out of reach.
     #[error("the batch could not be sealed: {0}")]
     Seal(String),
+    /// The batch could not be stored. Nothing more is published on this handle: open the channel again, which opens its
+    /// log again.
+    #[error("the batch could not be stored, so the channel was closed: {0}")]
+    Store(StoreError),
 }
 
 impl PublishError {
@@ -216,7 +238,7 @@ impl Bus {
     /// [`StartError`].
     #[expect(clippy::unused_async, reason = "it spawns tasks, so it must be called in a runtime")]
     pub async fn start(endpoint: Endpoint, inbox: Inbox, config: BusConfig) -> Result<Self, StartError> {
-        let BusConfig { signer, entity, floor, cursors, limits, environment } = config;
+        let BusConfig { signer, entity, floor, cursors, logs, logs_secret, limits, environment } = config;
         let mut acceptor = endpoint.accept(PROTOCOL).map_err(|_| StartError::Taken)?;
         let floor = floor.map(FloorFile::open).transpose()?;
         let entity = entity.unwrap_or_else(|| signer.id());
@@ -233,6 +255,7 @@ impl Bus {
             grants: broadcast::Sender::new(GRANTS_LEN),
             floor: Mutex::new(floor),
             cursors,
+            stores: Stores::new(logs, logs_secret),
             commands,
             reports: Reports::default(),
             next_sub: AtomicU64::new(0),
@@ -301,16 +324,12 @@ impl Bus {
     pub async fn close(&self) {
         let producers: Vec<_> = lock(&self.inner.producers).values().cloned().collect();
         for producer in producers {
-            producer.close();
-            // A subscriber that takes nothing must not keep this node from ending.
-            if timeout(CLOSE_TIMEOUT, producer.flush()).await.is_err() {
-                tracing::warn!(channel = %producer.name, "closed before its subscribers took everything");
-                producer.abandon();
-            }
+            end(&producer).await;
         }
         self.inner.cancel.cancel();
         self.inner.tasks.close();
         self.inner.tasks.wait().await;
+        self.inner.stores.close().await;
     }
 
     async fn ask<T>(&self, command: Command, answer: oneshot::Receiver<T>) -> Option<T> {
@@ -360,6 +379,20 @@ impl Bus {
         Ok(sub)
     }
 
+    pub(crate) async fn make_keeping(
+        &self,
+        pattern: Pattern,
+        from: Cursor,
+        queue: Arc<Queue>,
+    ) -> Result<SubId, SubscribeError> {
+        let (made, is_made) = oneshot::channel();
+        let sub = self.inner.next_sub.fetch_add(1, Ordering::Relaxed) + 1;
+        let asking = Asking { bus: self, sub: Some(sub) };
+        self.ask(Command::Keep { sub, pattern, from, queue, made }, is_made).await.ok_or(SubscribeError::Closed)?;
+        asking.done();
+        Ok(sub)
+    }
+
     /// The file of a position that is kept under a name.
     pub(crate) fn cursor_file(&self, name: &str) -> Result<CursorFile, SubscribeError> {
         let directory = self.inner.cursors.as_ref().ok_or(SubscribeError::NoDirectory)?;
@@ -384,6 +417,11 @@ impl Bus {
         let name = ChannelName::open(name, &inner.endpoint.id())?;
         let mesh = inner.endpoint.mesh();
         let pair = Pair { channel: name.hash(&mesh).0, origin: *inner.signer.id().as_bytes() };
+        let live = || lock(&inner.producers).get(&pair).filter(|producer| !producer.is_closed()).cloned();
+        if let Some(producer) = live() {
+            return Ok(producer);
+        }
+        let log = self.open_log(&name, &options).await?;
         // A scope of its own, so that the future of `open` can move between threads.
         let (producer, key, advert) = {
             let mut producers = lock(&inner.producers);
@@ -391,14 +429,23 @@ impl Bus {
                 return Ok(producer.clone());
             }
             let used = producers.get(&pair).map_or(0, |closed| lock(&closed.publisher).next().saturating_sub(1));
-            let incarnation = self.begin_incarnation(used)?;
+            let logged = log.as_ref().and_then(|log| log.head).map_or(0, |(next, _)| next.saturating_sub(1));
+            let incarnation = self.begin_incarnation(used.max(logged))?;
             let now = tokio::time::Instant::now().into_std();
             let key = SenderKey::new(inner.environment.random());
+            let mut publisher =
+                Publisher::new(pair, options.class, incarnation, key.clone(), now, options.cache_bytes_max);
+            if let Some(log) = &log {
+                // On the disk before anything is sealed with it.
+                let kept = log.store.add_key(&inner.signer.id(), incarnation, &key);
+                kept.map_err(|error| PersistError::Store { channel: name.clone(), error })?;
+                publisher = publisher.with_log(log.head.map_or(BatchHash::ZERO, |(_, hash)| hash), log.keys.clone());
+            }
             let producer = Arc::new(Producer::new(Making {
                 name: name.clone(),
                 pair,
                 class: options.class,
-                publisher: Publisher::new(pair, options.class, incarnation, key, now, options.cache_bytes_max),
+                publisher,
                 signer: inner.signer.clone(),
                 grants: inner.grants.clone(),
                 environment: inner.environment.clone(),
@@ -406,8 +453,11 @@ impl Bus {
                 visibility: options.visibility,
                 priority: options.priority,
                 queue_bytes_max: options.queue_bytes_max,
+                store: log.map(|log| log.store),
+                replicas: options.replicas,
+                me: inner.endpoint.id(),
             }));
-            let (key, advert) = self.advert(&producer, options, false)?;
+            let (key, advert) = self.advert(&producer, options.visibility, false)?;
             if let Some(before) = producers.insert(pair, producer.clone()) {
                 inner.served.forget(&lock(&before.publisher));
             }
@@ -420,6 +470,22 @@ impl Bus {
         let cancel = inner.cancel.clone();
         inner.tasks.spawn(async move { cancel.run_until_cancelled(run).await });
         Ok(producer)
+    }
+
+    /// The log of a channel, if it is to be persisted, and where this node's origin stands in it.
+    async fn open_log(&self, name: &ChannelName, options: &ChannelOptions) -> Result<Option<OpenLog>, PersistError> {
+        let inner = &self.inner;
+        let Some(config) = options.persist.clone().or_else(|| inner.stores.kept(name)) else { return Ok(None) };
+        let store = inner.stores.open(inner.endpoint.mesh(), name, config).await?;
+        let (log, origin) = (store.clone(), inner.signer.id());
+        let known = blocking(move || {
+            log.add_origin(&origin)?;
+            Ok((log.head(&origin), log.keys(&origin)))
+        });
+        match known.await {
+            Ok((head, keys)) => Ok(Some(OpenLog { store, head, keys })),
+            Err(error) => Err(PersistError::Store { channel: name.clone(), error }),
+        }
     }
 
     /// Tells the mesh, and the subscriptions of this node, what its producers do.
@@ -443,7 +509,7 @@ impl Bus {
     fn advert(
         &self,
         producer: &Producer,
-        options: ChannelOptions,
+        visibility: Visibility,
         closed: bool,
     ) -> Result<([u8; 32], Vec<u8>), OpenChannelError> {
         let inner = &self.inner;
@@ -451,7 +517,7 @@ impl Bus {
         let advert = Advert {
             name: producer.name.clone(),
             class: producer.class,
-            visibility: options.visibility,
+            visibility,
             capability: [0; 32],
             origin: producer.origin,
             entity: self.entity,
@@ -465,16 +531,31 @@ impl Bus {
     }
 
     pub(crate) async fn close_producer(&self, producer: &Arc<Producer>) {
-        producer.close();
-        if timeout(CLOSE_TIMEOUT, producer.flush()).await.is_err() {
-            tracing::warn!(channel = %producer.name, "closed before its subscribers took everything");
-            producer.abandon();
-        }
-        match self.advert(producer, ChannelOptions::default(), true) {
+        end(producer).await;
+        match self.advert(producer, Visibility::Global, true) {
             Ok((key, advert)) => self.tell(key, advert).await,
             Err(error) => tracing::warn!(%error, "the end of a channel is not advertised"),
         }
     }
+}
+
+/// Seals, sends and stores what is queued, as far as its subscribers and keepers take it within a while.
+async fn end(producer: &Arc<Producer>) {
+    producer.close();
+    // A subscriber that takes nothing must not keep this node from ending.
+    if timeout(CLOSE_TIMEOUT, producer.flush()).await.is_err() {
+        tracing::warn!(channel = %producer.name, "closed before its subscribers took everything");
+        producer.abandon();
+    }
+    producer.wait(|_| producer.is_replicated(), CLOSE_TIMEOUT).await;
+    producer.give_up(None);
+}
+
+/// The log of a channel, and where this node's origin stands in it.
+struct OpenLog {
+    store: Arc<dyn Store>,
+    head: Option<(u64, BatchHash)>,
+    keys: Vec<(u64, SenderKey)>,
 }
 
 /// A subscription that is being made, and is dropped unless it is done.

@@ -16,10 +16,11 @@ use crate::bus::PublishError;
 use crate::bus::environment::Environment;
 use crate::bus::metrics::ProducerMetrics;
 use crate::bus::receipt::{Ack, BatchAck, Receipt};
-use crate::core::{Cached, Given, Publisher, SeqRange, Subscriber};
+use crate::bus::stores::blocking;
+use crate::core::{ANSWER_LEN_MAX, Cached, Fetching, Given, Publisher, SeqRange, Start, Subscriber};
 use crate::{
-    BatchBuilder, ChannelHash, ChannelName, Class, Hlc, HlcClock, PARENTS_MAX, Parent, PushError, SealParams,
-    SenderKey, Tick, TickParams,
+    BatchBuilder, BatchHash, ChannelHash, ChannelName, Class, Hlc, HlcClock, PARENTS_MAX, Parent, PushError,
+    SealParams, Seek, SenderKey, Store, StoreError, Stored, Tick, TickParams,
 };
 
 /// Everything of a producer that its handles, its task and the streams of its subscribers share.
@@ -44,7 +45,28 @@ pub(crate) struct Producer {
     room: Notify,
     idle: Notify,
     advert_seq: AtomicU64,
+    /// The channel's log, if it is persisted here.
+    pub(crate) store: Option<Arc<dyn Store>>,
+    /// On how many other nodes' disks an event must be before it is acknowledged.
+    replicas: usize,
+    me: NodeId,
+    /// Batches that are sent, and stored here if they are to be, and wait for other nodes; the oldest first.
+    unreplicated: Mutex<VecDeque<Unreplicated>>,
 }
+
+/// A batch that other nodes have yet to store.
+struct Unreplicated {
+    range: SeqRange,
+    ack: Arc<BatchAck>,
+    /// What is true of it now.
+    reached: Ack,
+    until: Instant,
+}
+
+/// How long an event waits to be stored on other nodes before it is acknowledged with what is true of it.
+pub(crate) const REPLICAS_TIMEOUT: Duration = Duration::from_secs(10);
+/// The most batches that wait to be stored on other nodes; the oldest are acknowledged with what is true of them.
+const UNREPLICATED_MAX: usize = 65_536;
 
 #[derive(Default)]
 struct Staging {
@@ -52,6 +74,8 @@ struct Staging {
     open: VecDeque<Open>,
     bytes: usize,
     sealing: bool,
+    /// Batches that have their place in the log and are not written.
+    storing: usize,
     closed: Option<PublishError>,
 }
 
@@ -83,6 +107,9 @@ pub(crate) struct Making {
     pub(crate) visibility: Visibility,
     pub(crate) priority: Priority,
     pub(crate) queue_bytes_max: usize,
+    pub(crate) store: Option<Arc<dyn Store>>,
+    pub(crate) replicas: usize,
+    pub(crate) me: NodeId,
 }
 
 impl Producer {
@@ -99,6 +126,9 @@ impl Producer {
             visibility,
             priority,
             queue_bytes_max,
+            store,
+            replicas,
+            me,
         } = making;
         Self {
             name,
@@ -119,6 +149,10 @@ impl Producer {
             room: Notify::new(),
             idle: Notify::new(),
             advert_seq: AtomicU64::new(0),
+            store,
+            replicas,
+            me,
+            unreplicated: Mutex::default(),
         }
     }
 
@@ -184,7 +218,7 @@ impl Producer {
         }
     }
 
-    /// Waits until everything queued before has been sealed and handed to the links.
+    /// Waits until everything queued before has been sealed, handed to the links, and stored here if it is to be.
     pub(crate) async fn flush(&self) {
         loop {
             let idle = self.idle.notified();
@@ -192,8 +226,8 @@ impl Producer {
             idle.as_mut().enable();
             {
                 let staging = self.staging();
-                if staging.open.is_empty() && !staging.sealing || matches!(staging.closed, Some(PublishError::Seal(_)))
-                {
+                let failed = matches!(staging.closed, Some(PublishError::Seal(_) | PublishError::Store(_)));
+                if staging.open.is_empty() && !staging.sealing && staging.storing == 0 || failed {
                     return;
                 }
             }
@@ -241,27 +275,202 @@ impl Producer {
             endpoint.room(&self.pair).await;
             let Some(open) = self.take_staged() else { continue };
             let (bytes, ack) = (open.builder.len_bytes(), open.ack.clone());
-            let result = self.seal(open, &given);
-            let result = result.map(|(seq, frame)| {
-                let fanout = endpoint.publish(&self.pair, frame);
-                (seq, Ack::Sent { links: fanout.links })
-            });
-            let failed = result.as_ref().err().cloned();
-            ack.complete(result);
+            let result = self.carry(open, &endpoint, &given).await;
+            if let Err(error) = result {
+                ack.complete(Err(error.clone()));
+                // What is not sealed or stored leaves a hole that nothing later may jump over.
+                self.fail(error);
+            }
             let mut staging = self.staging();
             staging.sealing = false;
             staging.bytes = staging.bytes.saturating_sub(bytes);
-            if let Some(error) = failed {
-                // A batch that cannot be sealed leaves a hole that nothing later may jump over.
-                for open in staging.open.drain(..) {
-                    open.ack.complete(Err(error.clone()));
-                }
-                staging.bytes = 0;
-                staging.closed = Some(error);
-            }
             drop(staging);
             self.room.notify_waiters();
             self.idle.notify_waiters();
+        }
+    }
+
+    /// Seals a batch, gives it its place in the log, sends it, and sees to it that it is acknowledged.
+    async fn carry(self: &Arc<Self>, open: Open, endpoint: &Endpoint, given: &Given) -> Result<(), PublishError> {
+        self.renew_key().await?;
+        let ack = open.ack.clone();
+        let (batch, hash) = self.seal(open, given)?;
+        let (range, frame) = (batch.range, batch.frame.clone());
+        // In the log before any link has it, so that whoever kills this process cannot take it back.
+        let storing = match &self.store {
+            Some(store) => {
+                let storing = store.enqueue(&frame).await.map_err(PublishError::Store)?;
+                self.staging().storing += 1;
+                Some(storing)
+            }
+            None => None,
+        };
+        lock(&self.publisher).sealed(batch, hash);
+        let fanout = endpoint.publish(&self.pair, frame);
+        match storing {
+            None => self.acknowledge(range, ack, Ack::Sent { links: fanout.links }),
+            Some(storing) => {
+                let producer = self.clone();
+                tokio::spawn(async move { producer.finish(range, ack, storing.await) });
+            }
+        }
+        Ok(())
+    }
+
+    /// A batch has been written to the log, or not.
+    fn finish(&self, range: SeqRange, ack: Arc<BatchAck>, stored: Result<Stored, StoreError>) {
+        lock(&self.publisher).set_stored_below(range.to);
+        match stored {
+            Ok(Stored { offset, durable: true }) => self.acknowledge(range, ack, Ack::Durable { offset }),
+            Ok(Stored { offset, durable: false }) => self.acknowledge(range, ack, Ack::Buffered { offset }),
+            Err(error) => {
+                ack.complete(Err(PublishError::Store(error.clone())));
+                self.fail(PublishError::Store(error));
+            }
+        }
+        self.staging().storing -= 1;
+        self.idle.notify_waiters();
+    }
+
+    /// Takes no more events; whoever waits is told why.
+    fn fail(&self, error: PublishError) {
+        let mut staging = self.staging();
+        for open in staging.open.drain(..) {
+            open.ack.complete(Err(error.clone()));
+        }
+        staging.bytes = 0;
+        staging.closed = Some(error);
+        drop(staging);
+        self.wake.notify_one();
+        self.room.notify_waiters();
+        self.idle.notify_waiters();
+    }
+
+    /// Acknowledges a batch of which this is true, at once or when enough nodes have stored it.
+    fn acknowledge(&self, range: SeqRange, ack: Arc<BatchAck>, reached: Ack) {
+        if self.replicas == 0 {
+            return ack.complete(Ok((range.from, reached)));
+        }
+        {
+            let mut waiting = lock(&self.unreplicated);
+            let until = Instant::now() + REPLICAS_TIMEOUT;
+            let at = waiting.partition_point(|other| other.range.from < range.from);
+            waiting.insert(at, Unreplicated { range, ack, reached, until });
+            if waiting.len() > UNREPLICATED_MAX
+                && let Some(oldest) = waiting.pop_front()
+            {
+                oldest.complete(oldest.reached);
+            }
+            if waiting.len() == 1 {
+                // The task has a time to wait for.
+                self.wake.notify_one();
+            }
+        }
+        self.settle(range);
+    }
+
+    /// Acknowledges the batches of these seqs that enough nodes have stored.
+    pub(crate) fn settle(&self, range: SeqRange) {
+        let mut waiting = lock(&self.unreplicated);
+        let begin = waiting.partition_point(|batch| batch.range.to <= range.from);
+        let publisher = lock(&self.publisher);
+        let mut at = begin;
+        while let Some(batch) = waiting.get(at).filter(|batch| batch.range.from < range.to) {
+            let n = publisher.replicas(batch.range, &self.me);
+            if n < self.replicas {
+                at += 1;
+                continue;
+            }
+            batch.complete(Ack::Replicated { n: u32::try_from(n).unwrap_or(u32::MAX) });
+            waiting.remove(at);
+        }
+    }
+
+    /// Acknowledges with what is true of them the batches that have waited long enough, or all.
+    pub(crate) fn give_up(&self, now: Option<Instant>) {
+        let mut waiting = lock(&self.unreplicated);
+        while let Some(batch) = waiting.front().filter(|batch| now.is_none_or(|now| batch.until <= now)) {
+            batch.complete(batch.reached);
+            waiting.pop_front();
+        }
+    }
+
+    /// Whether events wait to be stored on other nodes.
+    pub(crate) fn is_replicated(&self) -> bool {
+        lock(&self.unreplicated).is_empty()
+    }
+
+    /// Seals with a new key if the one before is old. It is kept before anything is sealed with it, or a crash could leave
+    /// batches that nobody can open.
+    async fn renew_key(&self) -> Result<(), PublishError> {
+        let now = Instant::now().into_std();
+        let first_seq = {
+            let publisher = lock(&self.publisher);
+            if !publisher.key_is_old(now) {
+                return Ok(());
+            }
+            publisher.next()
+        };
+        let key = SenderKey::new(self.environment.random());
+        if let Some(store) = self.store.clone() {
+            let (origin, key) = (self.origin, key.clone());
+            let kept = blocking(move || store.add_key(&origin, first_seq, &key));
+            kept.await.map_err(PublishError::Store)?;
+        }
+        let unix_secs = self.environment.unix_ms() / 1000;
+        let grants = lock(&self.publisher).rotate(key, now, unix_secs, &*self.signer).map_err(PublishError::seal)?;
+        for (node, grant) in grants {
+            // Nobody listens when the last subscriber has just gone.
+            let _ = self.grants.send((node, Arc::new(grant)));
+        }
+        Ok(())
+    }
+
+    /// Notes how far back the log goes now, and finds a start in it that memory does not know.
+    pub(crate) async fn look_up(&self, start: Start, unix_ms: u64) -> Start {
+        let Some(store) = self.store.clone() else { return start };
+        let seek = lock(&self.publisher).seek(start, Instant::now().into_std(), unix_ms);
+        let origin = self.origin;
+        let looked = blocking(move || {
+            let first = store.seek(&origin, Seek::First)?;
+            let found = seek.map(|seek| if seek == Seek::First { Ok(first) } else { store.seek(&origin, seek) });
+            Ok((first, found.transpose()?.flatten()))
+        });
+        match looked.await {
+            Ok((first, found)) => {
+                lock(&self.publisher).set_stored_from(first);
+                found.map_or(start, Start::Seq)
+            }
+            Err(error) => {
+                tracing::error!(channel = %self.name, %error, "the log cannot be read");
+                start
+            }
+        }
+    }
+
+    /// The next answer to a request: from the log what memory does not have any more.
+    pub(crate) async fn next_answer(&self, fetch: &mut Fetching) -> Option<Vec<u8>> {
+        let older = lock(&self.publisher).older(fetch);
+        let (Some(range), Some(store)) = (older, self.store.clone()) else {
+            return lock(&self.publisher).answer(fetch);
+        };
+        let origin = self.origin;
+        let read = blocking(move || {
+            let mut frames = Vec::new();
+            let covered = store.read(&origin, range, ANSWER_LEN_MAX as usize, &mut frames)?;
+            Ok((covered, frames))
+        });
+        match read.await {
+            Ok((covered, frames)) => {
+                // What is in neither was never stored, and never will be.
+                let covered = if covered <= range.from { range.to } else { covered };
+                Some(lock(&self.publisher).answer_older(fetch, covered, &frames))
+            }
+            Err(error) => {
+                // Whoever asked asks again.
+                tracing::error!(channel = %self.name, %error, "the log cannot be read");
+                None
+            }
         }
     }
 
@@ -284,9 +493,11 @@ impl Producer {
                 }
             }
             let tick_at = lock(&self.publisher).poll_tick().map(Instant::from_std);
+            let give_up_at = lock(&self.unreplicated).front().map(|batch| batch.until);
             tokio::select! {
                 biased;
                 () = self.wake.notified() => {}
+                () = sleep_until(give_up_at) => self.give_up(Some(Instant::now())),
                 () = sleep_until(tick_at) => {
                     if let Some(tick) = self.tick() {
                         endpoint.publish(&self.pair, tick);
@@ -317,7 +528,7 @@ impl Producer {
         tick.ok()
     }
 
-    fn seal(&self, mut open: Open, given: &Given) -> Result<(u64, Bytes), PublishError> {
+    fn seal(&self, mut open: Open, given: &Given) -> Result<(Cached, BatchHash), PublishError> {
         let unix_ms = self.environment.unix_ms();
         let realtime = self.class == Class::Realtime;
         let room = PARENTS_MAX - open.after.len().min(PARENTS_MAX);
@@ -336,16 +547,7 @@ impl Producer {
         }
         let events = open.builder.events();
         let now = Instant::now().into_std();
-        let mut publisher = lock(&self.publisher);
-        if publisher.key_is_old(now) {
-            let key = SenderKey::new(self.environment.random());
-            let unix_secs = unix_ms / 1000;
-            let grants = publisher.rotate(key, now, unix_secs, &*self.signer).map_err(PublishError::seal)?;
-            for (node, grant) in grants {
-                // Nobody listens when the last subscriber has just gone.
-                let _ = self.grants.send((node, Arc::new(grant)));
-            }
-        }
+        let publisher = lock(&self.publisher);
         let seq = publisher.next();
         let incarnation = publisher.incarnation();
         let sealed = open.builder.seal(&SealParams {
@@ -367,8 +569,8 @@ impl Producer {
         });
         let sealed = sealed.map_err(PublishError::seal)?;
         let range = SeqRange { from: seq, to: seq + events as u64 };
-        publisher.sealed(Cached { range, sealed_at: now, unix_ms, frame: sealed.frame().clone() }, sealed.hash());
-        Ok((seq, sealed.into_parts().1))
+        let batch = Cached { range, sealed_at: now, unix_ms, frame: sealed.frame().clone() };
+        Ok((batch, sealed.hash()))
     }
 
     fn staging(&self) -> MutexGuard<'_, Staging> {
@@ -414,6 +616,12 @@ impl Producer {
                 return until(&lock(&self.publisher));
             }
         }
+    }
+}
+
+impl Unreplicated {
+    fn complete(&self, ack: Ack) {
+        self.ack.complete(Ok((self.range.from, ack)));
     }
 }
 

@@ -19,6 +19,33 @@ pub enum Ack {
         /// Links, and this node itself if it subscribes.
         links: u32,
     },
+    /// In the log of this node's channel, and not synced: it outlives the process, not a power cut. On its way to the
+    /// links.
+    Buffered {
+        /// The event's offset in the log.
+        offset: u64,
+    },
+    /// On this node's disk: a sync has returned. On its way to the links.
+    Durable {
+        /// The event's offset in the log.
+        offset: u64,
+    },
+    /// On the disks of so many other nodes.
+    Replicated {
+        /// Nodes, at least as many as were asked for.
+        n: u32,
+    },
+}
+
+impl Ack {
+    /// That of the event at this place in its batch.
+    fn of(self, index: u64) -> Self {
+        match self {
+            Self::Buffered { offset } => Self::Buffered { offset: offset + index },
+            Self::Durable { offset } => Self::Durable { offset: offset + index },
+            ack => ack,
+        }
+    }
 }
 
 /// The promise of an [`Ack`] for one published event.
@@ -74,6 +101,6 @@ impl IntoFuture for Receipt {
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move { self.batch.wait().await.map(|(_, ack)| ack) })
+        Box::pin(async move { self.batch.wait().await.map(|(_, ack)| ack.of(self.index)) })
     }
 }

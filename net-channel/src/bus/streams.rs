@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use net_transport::{Endpoint, NodeId, RecvStream, SendStream};
+use net_transport::{NodeId, RecvStream, SendStream};
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::{Instant, timeout};
 use tracing::debug;
@@ -12,8 +12,8 @@ use tracing::debug;
 use crate::EQUIVOCATION_LEN_MAX;
 use crate::bus::events::NodeEvent;
 use crate::bus::hub::{Command, Inner, PeerInput};
-use crate::bus::producer::lock;
-use crate::core::{MESSAGE_LEN_MAX, Message, PROTOCOL, RefusedWhy};
+use crate::bus::producer::{Producer, lock};
+use crate::core::{MESSAGE_LEN_MAX, Message, PROTOCOL, RefusedWhy, Start};
 
 /// The most bytes of one message of a subscriber: none of them carries batches, and a proof has two seals.
 const REQUEST_LEN_MAX: usize = EQUIVOCATION_LEN_MAX + 64;
@@ -53,12 +53,12 @@ async fn read_requests(mut recv: RecvStream, requests: mpsc::Sender<BytesMut>) {
 
 /// The subscriber's end: opens the stream, sends what comes out of `outbox`, passes on what is answered.
 pub(crate) async fn run_outgoing(
-    endpoint: Endpoint,
+    inner: Arc<Inner>,
     node: NodeId,
     mut outbox: mpsc::Receiver<Vec<u8>>,
     inputs: mpsc::Sender<PeerInput>,
 ) {
-    match endpoint.open_bi(&node, PROTOCOL).await {
+    match inner.endpoint.open_bi(&node, PROTOCOL).await {
         Ok((mut send, mut recv)) => {
             let write = async {
                 while let Some(message) = outbox.recv().await {
@@ -86,9 +86,58 @@ pub(crate) async fn run_outgoing(
     let _ = inputs.send(PeerInput::Lost { node }).await;
 }
 
+/// Both ends of what a node says to itself.
+pub(crate) async fn run_local(inner: Arc<Inner>, mut outbox: mpsc::Receiver<Vec<u8>>, inputs: mpsc::Sender<PeerInput>) {
+    let me = inner.endpoint.id();
+    let mut replies = Replies::Local(me, inputs);
+    let mut grants = inner.grants.subscribe();
+    let run = async {
+        loop {
+            let goes_on = tokio::select! {
+                biased;
+                grant = grants.recv() => match grant {
+                    Ok((to, grant)) if to == me => replies.send(grant.to_vec()).await,
+                    Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => true,
+                    Err(broadcast::error::RecvError::Closed) => false,
+                },
+                message = outbox.recv() => match message {
+                    Some(message) => {
+                        let message = Message::decode(&message[4..]).expect("this node just encoded it");
+                        respond(&inner, me, &message, &mut replies).await
+                    }
+                    None => false,
+                },
+            };
+            if !goes_on {
+                return;
+            }
+        }
+    };
+    inner.cancel.run_until_cancelled(run).await;
+}
+
+/// Where answers go.
+enum Replies {
+    Stream(SendStream),
+    Local(NodeId, mpsc::Sender<PeerInput>),
+}
+
+impl Replies {
+    /// Says whether somebody takes them.
+    async fn send(&mut self, message: Vec<u8>) -> bool {
+        match self {
+            Self::Stream(stream) => stream.write_all(&message).await.is_ok(),
+            Self::Local(from, inputs) => {
+                let body = BytesMut::from(&message[4..]);
+                inputs.send(PeerInput::Message { from: *from, body }).await.is_ok()
+            }
+        }
+    }
+}
+
 /// The publisher's end: answers each message before the next is read, so that a peer that does not read its answers
 /// stops being asked for more.
-pub(crate) async fn run_incoming(inner: Arc<Inner>, node: NodeId, mut send: SendStream, recv: RecvStream) {
+pub(crate) async fn run_incoming(inner: Arc<Inner>, node: NodeId, send: SendStream, recv: RecvStream) {
     let Some(_open) = OpenStream::new(inner.clone(), node) else { return };
     let (sender, mut requests) = mpsc::channel(1);
     inner.tasks.spawn({
@@ -96,12 +145,13 @@ pub(crate) async fn run_incoming(inner: Arc<Inner>, node: NodeId, mut send: Send
         async move { cancel.run_until_cancelled(read_requests(recv, sender)).await }
     });
     let mut grants = inner.grants.subscribe();
+    let mut replies = Replies::Stream(send);
     loop {
         tokio::select! {
             biased;
             grant = grants.recv() => match grant {
                 Ok((to, grant)) => {
-                    if to == node && send.write_all(&grant).await.is_err() {
+                    if to == node && !replies.send(grant.to_vec()).await {
                         break;
                     }
                 }
@@ -123,14 +173,7 @@ pub(crate) async fn run_incoming(inner: Arc<Inner>, node: NodeId, mut send: Send
                     let now = Instant::now();
                     tokio::time::sleep_until(now + inner.served.request(&node, now.into_std())).await;
                 }
-                let mut failed = false;
-                for answer in answer(&inner, node, &message) {
-                    if send.write_all(&answer).await.is_err() {
-                        failed = true;
-                        break;
-                    }
-                }
-                if failed {
+                if !respond(&inner, node, &message, &mut replies).await {
                     break;
                 }
             }
@@ -169,16 +212,51 @@ impl Drop for OpenStream {
     }
 }
 
-/// What the producers of this node answer to a message.
-pub(crate) fn answer(inner: &Inner, from: NodeId, message: &Message<'_>) -> Vec<Vec<u8>> {
-    let Some(pair) = message.pair() else { return vec![] };
+/// Answers a message, and says whether the answers are taken.
+async fn respond(inner: &Arc<Inner>, from: NodeId, message: &Message<'_>, replies: &mut Replies) -> bool {
+    let Some(pair) = message.pair() else { return true };
     let producer = lock(&inner.producers).get(&pair).cloned();
     let Some(producer) = producer else {
         return match *message {
-            Message::Subscribe { id, .. } => vec![Message::Refused { id, why: RefusedWhy::NotHere }.encode()],
-            _ => vec![],
+            Message::Subscribe { id, .. } => {
+                replies.send(Message::Refused { id, why: RefusedWhy::NotHere }.encode()).await
+            }
+            _ => true,
         };
     };
+    match *message {
+        Message::Subscribe { id, start, .. } => {
+            let start = producer.look_up(start, inner.environment.unix_ms()).await;
+            let message = Message::Subscribe { id, pair, start };
+            for answer in answer(inner, from, &producer, &message) {
+                if !replies.send(answer).await {
+                    return false;
+                }
+            }
+        }
+        Message::Fetch { id, ref ranges, len_max, .. } => {
+            producer.look_up(Start::Earliest, 0).await;
+            let fetch = lock(&producer.publisher).fetch(&from, id, ranges, len_max);
+            let Some(mut fetch) = fetch else { return true };
+            while let Some(answer) = producer.next_answer(&mut fetch).await {
+                if !replies.send(answer).await {
+                    return false;
+                }
+            }
+        }
+        _ => {
+            for answer in answer(inner, from, &producer, message) {
+                if !replies.send(answer).await {
+                    return false;
+                }
+            }
+        }
+    }
+    true
+}
+
+/// What a producer of this node answers to a message that needs no log.
+fn answer(inner: &Inner, from: NodeId, producer: &Producer, message: &Message<'_>) -> Vec<Vec<u8>> {
     let too_many = |id| {
         inner.served.subscription_refused();
         inner.events.send(NodeEvent::SubscriptionRefused { node: from });
@@ -203,6 +281,9 @@ pub(crate) fn answer(inner: &Inner, from: NodeId, message: &Message<'_>) -> Vec<
         && matches!(Message::decode(&only[4..]), Ok(Message::Refused { why: RefusedWhy::TooMany, .. }))
     {
         return too_many(*id);
+    }
+    if let Message::Stored { range, .. } = *message {
+        producer.settle(range);
     }
     producer.progress.notify_waiters();
     answers.unwrap_or_else(|error| {

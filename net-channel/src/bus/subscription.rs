@@ -194,7 +194,7 @@ const REPORT_BYTES: usize = 256 << 10;
 const PASSED_OVER_MAX: usize = 256;
 
 impl Queue {
-    fn new(pattern: String, selection: Selection) -> Self {
+    pub(crate) fn new(pattern: String, selection: Selection) -> Self {
         Self { pattern, selection, state: Mutex::default(), taken: AtomicUsize::new(0) }
     }
 
@@ -219,6 +219,23 @@ impl Queue {
         if let Some(waker) = waker {
             waker.wake();
         }
+    }
+
+    /// Everything that is here, as soon as there is something; nothing once the queue is closed.
+    pub(crate) fn poll_take(&self, cx: &mut Context<'_>) -> Poll<Option<VecDeque<Delivery>>> {
+        let mut state = lock(&self.state);
+        if !state.deliveries.is_empty() {
+            return Poll::Ready(Some(std::mem::take(&mut state.deliveries)));
+        }
+        if state.closed {
+            return Poll::Ready(None);
+        }
+        state.waker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    pub(crate) fn add_taken(&self, bytes: usize) {
+        self.taken.fetch_add(bytes, Ordering::Relaxed);
     }
 
     pub(crate) fn take_taken(&self) -> usize {
@@ -305,8 +322,8 @@ impl Subscription {
                     let head = (!seal.is_realtime()).then(|| self.bus.given().head(source.pair.channel, source.origin));
                     self.current = Some(Reading { source, batch, index: skip, late, head, is_begun: false, cost });
                 }
-                Some(delivery @ Delivery::Item(_)) => {
-                    self.queue.taken.fetch_add(delivery.cost(), Ordering::Relaxed);
+                Some(delivery) => {
+                    self.queue.add_taken(delivery.cost());
                     let Delivery::Item(item) = delivery else { continue };
                     if let Some((pair, next)) = item.moves_to() {
                         self.positions.set(pair, next);

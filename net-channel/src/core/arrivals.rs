@@ -8,9 +8,9 @@ use net_identity::EntityId;
 use net_transport::{HEADER_LEN, Header, Kind, NodeId, Pair};
 
 use crate::core::item::{SealedWhy, Source};
-use crate::core::line::{Held, Offered};
+use crate::core::line::{Delivery, Held, Offered};
 use crate::core::message::{Message, SeqRange};
-use crate::core::subscriptions::{Action, REPORT_EVERY, SubId, Subscriptions};
+use crate::core::subscriptions::{ASK_TIMEOUT, Action, REPORT_EVERY, SubId, Subscriptions, Take};
 use crate::mutants::mutant;
 use crate::{
     BatchError, ChannelHash, Class, Equivocation, EventBatch, KeyGrant, SealedBatch, SealedView, SenderKey, Tick,
@@ -23,6 +23,7 @@ pub(super) struct Answer<'a> {
     pub(super) covered: u64,
     pub(super) next: u64,
     pub(super) kept_from: u64,
+    pub(super) more: bool,
     pub(super) frames: &'a [u8],
 }
 
@@ -96,6 +97,15 @@ impl Subscriptions {
         if let Some(proof) = feed.remember(&mesh, sealed.seal()) {
             self.take_proof(now, pair, Arc::new(proof));
         }
+        let feed = self.feeds.get_mut(&pair).expect("the caller looked it up");
+        let all = feed.sessions.keys().copied().filter(|sub| only.is_none_or(|only| only == *sub));
+        let (keepers, readers): (Vec<SubId>, Vec<SubId>) = all.partition(|sub| self.subs[sub].take == Take::Batches);
+        for sub in keepers {
+            self.offer(now, pair, sub, Held::Sealed(Box::new(sealed.clone())));
+        }
+        if readers.is_empty() {
+            return;
+        }
         let limits = &self.limits;
         let feed = self.feeds.get_mut(&pair).expect("the caller looked it up");
         let sealed_seq = sealed.seal().seq();
@@ -111,32 +121,32 @@ impl Subscriptions {
                     }
                 };
                 if !room {
-                    self.no_room(pair, sealed_seq, only);
+                    self.no_room(pair, sealed_seq, &readers);
                     return;
                 }
                 held
             }
         };
-        let subs: Vec<SubId> = match only {
-            Some(sub) => vec![sub],
-            None => feed.sessions.keys().copied().collect(),
-        };
-        for sub in subs {
-            let line = self.session(&pair, sub).line;
-            let buffer = self.buffer(sub, &pair.channel);
-            let duplicate = buffer.offer(now, line, held.clone()) == Offered::Duplicate;
-            let dropped = buffer.take_dropped();
-            self.counters.duplicates += u64::from(duplicate);
-            self.counters.overflowed += dropped;
+        for sub in readers {
+            self.offer(now, pair, sub, held.clone());
         }
     }
 
+    fn offer(&mut self, now: Instant, pair: Pair, sub: SubId, held: Held) {
+        let line = self.session(&pair, sub).line;
+        let buffer = self.buffer(sub, &pair.channel);
+        let duplicate = buffer.offer(now, line, held) == Offered::Duplicate;
+        let dropped = buffer.take_dropped();
+        self.counters.duplicates += u64::from(duplicate);
+        self.counters.overflowed += dropped;
+    }
+
     /// A verified batch whose key is not here and for which there is no room: it is asked for again.
-    fn no_room(&mut self, pair: Pair, seq: u64, only: Option<SubId>) {
+    fn no_room(&mut self, pair: Pair, seq: u64, subs: &[SubId]) {
         self.counters.overflowed += 1;
-        let subs: Vec<_> = self.feeds[&pair].sessions.iter().map(|(sub, session)| (*sub, session.line)).collect();
-        for (sub, line) in subs.into_iter().filter(|(sub, _)| only.is_none_or(|only| only == *sub)) {
-            self.buffer(sub, &pair.channel).handle_no_room(line, seq);
+        for sub in subs {
+            let line = self.session(&pair, *sub).line;
+            self.buffer(*sub, &pair.channel).handle_no_room(line, seq);
         }
     }
 
@@ -200,6 +210,12 @@ impl Subscriptions {
         };
         let (source, key) = (feed.source.clone(), grant.sender_key);
         feed.add_key(key.clone());
+        let keepers = feed.sessions.keys().copied().filter(|sub| self.subs[sub].take == Take::Batches);
+        for sub in keepers.collect::<Vec<_>>() {
+            let delivery = Delivery::Key { source: source.clone(), first_seq: grant.first_seq, key: key.clone() };
+            self.deliver_key(sub, delivery);
+        }
+        let feed = self.feeds.get_mut(&pair).expect("it was there above");
         for sealed in feed.unlock(|_, sealed| sealed.seal().key_id() == key.key_id()) {
             let held = open(&source, sealed, &key);
             self.unlock(pair, &held);
@@ -270,7 +286,11 @@ impl Subscriptions {
             }
             buffer.handle_covered(line, covered.min(last.to));
         }
-        self.session(&pair, sub).fetch = None;
+        match &mut self.session(&pair, sub).fetch {
+            // The rest is on its way.
+            Some(fetch) if answer.more => fetch.deadline = now + ASK_TIMEOUT,
+            fetch => *fetch = None,
+        }
         self.drain_all(now, pair);
         self.fetch(now, sub, pair);
     }

@@ -15,6 +15,8 @@ pub struct Cache {
     batches: VecDeque<Cached>,
     bytes: usize,
     bytes_max: usize,
+    /// Batches with seqs at or above this stay: they are not in the log yet.
+    stored_below: u64,
 }
 
 /// A sealed batch in the cache.
@@ -34,7 +36,7 @@ impl Cache {
     /// An empty cache of at most `bytes_max` bytes of frames (the newest batch is kept in any case).
     #[must_use]
     pub fn new(bytes_max: usize) -> Self {
-        Self { batches: VecDeque::new(), bytes: 0, bytes_max }
+        Self { batches: VecDeque::new(), bytes: 0, bytes_max, stored_below: u64::MAX }
     }
 
     /// Adds the newest batch.
@@ -42,9 +44,23 @@ impl Cache {
         debug_assert!(self.batches.back().is_none_or(|last| last.range.to == batch.range.from));
         self.bytes += batch.frame.len();
         self.batches.push_back(batch);
-        while self.bytes > self.bytes_max && self.batches.len() > 1 {
-            let old = self.batches.pop_front().expect("there are two or more");
+        self.shrink();
+    }
+
+    /// Keeps batches with seqs at or above this one in any case: they are not in the log yet.
+    pub fn set_stored_below(&mut self, seq: u64) {
+        self.stored_below = seq;
+        self.shrink();
+    }
+
+    fn shrink(&mut self) {
+        let goes = |first: &&Cached| first.range.to <= self.stored_below;
+        while self.bytes > self.bytes_max
+            && self.batches.len() > 1
+            && let Some(old) = self.batches.front().filter(goes)
+        {
             self.bytes -= old.frame.len();
+            self.batches.pop_front();
         }
     }
 

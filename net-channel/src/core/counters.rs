@@ -56,6 +56,11 @@ impl Counters {
                 self.late += late.iter().map(SeqRange::len).sum::<u64>();
                 return Some(source.pair);
             }
+            Delivery::Sealed { source, batch, .. } => {
+                self.batches += 1;
+                self.events += u64::from(batch.seal().events());
+                return Some(source.pair);
+            }
             Delivery::Item(Item::Gap(_)) => self.gaps += 1,
             Delivery::Item(Item::Restart(_)) => self.restarts += 1,
             Delivery::Item(Item::Trimmed(_)) => self.trimmed += 1,
@@ -64,7 +69,7 @@ impl Counters {
                 self.sealed += 1;
                 return Some(sealed.source.pair);
             }
-            Delivery::Item(Item::Event(_)) => {}
+            Delivery::Key { .. } | Delivery::Item(Item::Event(_)) => {}
         }
         None
     }

@@ -486,7 +486,7 @@ impl DeliveryBuffer {
         if unconfirmed && line.told.is_some_and(|(next, asked_at)| parent.seq >= next && since <= asked_at) {
             return Cause::Missing(waited, GapWhy::Denied);
         }
-        let mut until = line.moved_at.max(self.floor).max(since) + GAP_AFTER;
+        let mut until = if line.silent { now } else { line.moved_at.max(self.floor).max(since) + GAP_AFTER };
         let other = &self.lines[waited];
         let looks_again = other.is_dirty || other.deadline.is_some();
         if other.blocked.is_some() && looks_again && !self.waits_for(waited, id) {

@@ -1,6 +1,6 @@
 //! One (channel, origin) that this node subscribes to: its join, its keys, what its origin has been asked.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,8 +24,9 @@ pub(super) struct Feed {
     /// How long the join took: a round trip to the origin's node.
     pub(super) round_trip: Duration,
     pub(super) join_again_at: Option<Instant>,
+    keys: HashMap<KeyId, SenderKey>,
     /// In the order in which they came.
-    keys: VecDeque<(KeyId, SenderKey)>,
+    keys_came: VecDeque<KeyId>,
     /// Verified batches whose key has not come yet, by seq.
     pub(super) locked: BTreeMap<u64, (Instant, SealedBatch)>,
     locked_bytes: usize,
@@ -51,6 +52,8 @@ pub(super) struct Session {
     /// The id of the last subscribe message.
     pub(super) asked_as: Option<u64>,
     pub(super) asked_at: Instant,
+    /// The last events that are known to be stored here without one missing, if this subscription stores.
+    pub(super) stored: Option<SeqRange>,
     pub(super) fetch: Option<Fetch>,
 }
 
@@ -74,7 +77,7 @@ pub(super) enum Phase {
 }
 
 /// The most keys that are kept of one origin.
-const KEYS_MAX: usize = 256;
+const KEYS_MAX: usize = 4_096;
 /// The most seals that are kept of one origin's delivered batches.
 const RECENT_MAX: usize = 16;
 /// How long a batch waits for its key before the origin is asked for it.
@@ -91,7 +94,8 @@ impl Feed {
             join_sent_at: now,
             round_trip: Duration::ZERO,
             join_again_at: None,
-            keys: VecDeque::new(),
+            keys: HashMap::new(),
+            keys_came: VecDeque::new(),
             locked: BTreeMap::new(),
             locked_bytes: 0,
             keyless_since: None,
@@ -106,18 +110,22 @@ impl Feed {
     }
 
     pub(super) fn key(&self, id: &KeyId) -> Option<&SenderKey> {
-        self.keys.iter().rev().find(|(known, _)| known == id).map(|(_, key)| key)
+        self.keys.get(id)
     }
 
     pub(super) fn add_key(&mut self, key: SenderKey) {
         self.keyless_since = None;
-        if self.key(&key.key_id()).is_some() {
+        let id = key.key_id();
+        if self.keys.contains_key(&id) {
             return;
         }
-        if self.keys.len() >= KEYS_MAX {
-            self.keys.pop_front();
+        if self.keys.len() >= KEYS_MAX
+            && let Some(oldest) = self.keys_came.pop_front()
+        {
+            self.keys.remove(&oldest);
         }
-        self.keys.push_back((key.key_id(), key));
+        self.keys_came.push_back(id);
+        self.keys.insert(id, key);
     }
 
     /// Keeps a batch until its key comes, if there is room.
@@ -197,7 +205,7 @@ impl Feed {
 
 impl Session {
     pub(super) fn new(now: Instant, line: LineId, start: Option<Start>) -> Self {
-        Self { line, phase: Phase::Idle, start, asked_as: None, asked_at: now, fetch: None }
+        Self { line, phase: Phase::Idle, start, asked_as: None, asked_at: now, stored: None, fetch: None }
     }
 
     /// What was asked has no answer any more.

@@ -8,7 +8,7 @@ use crate::core::item::{Fork, Gap, GapWhy, Item, Restart, Sealed, SealedWhy, Sou
 use crate::core::ranges::Ranges;
 use crate::core::{Limits, RANGES_PER_FETCH_MAX, SeqRange};
 use crate::mutants::mutant;
-use crate::{BatchHash, Class, Equivocation, EventBatch, VerifiedSeal};
+use crate::{BatchHash, Class, Equivocation, EventBatch, SealedBatch, SenderKey, VerifiedSeal};
 
 /// How long an event waits for what is missing before it while nothing moves: then a gap says so, and it is delivered.
 pub const GAP_AFTER: Duration = Duration::from_secs(5);
@@ -27,6 +27,8 @@ pub enum Held {
     Locked(Box<VerifiedSeal>),
     /// It will not be opened.
     Shut(Box<VerifiedSeal>, SealedWhy),
+    /// It is wanted as it is.
+    Sealed(Box<SealedBatch>),
 }
 
 impl Held {
@@ -36,6 +38,7 @@ impl Held {
         match self {
             Self::Open(batch) => batch.open().seal(),
             Self::Locked(seal) | Self::Shut(seal, _) => seal,
+            Self::Sealed(batch) => batch.seal(),
         }
     }
 
@@ -65,6 +68,24 @@ pub enum Delivery {
         /// Bytes that it counts for in a subscription's queue.
         cost: usize,
     },
+    /// A batch as its origin sealed it, for whoever keeps it.
+    Sealed {
+        /// Whose.
+        source: Arc<Source>,
+        /// The batch.
+        batch: Box<SealedBatch>,
+        /// Bytes that it counts for in a subscription's queue.
+        cost: usize,
+    },
+    /// A key that opens batches, for whoever keeps them.
+    Key {
+        /// Whose.
+        source: Arc<Source>,
+        /// The first seq that it may have sealed.
+        first_seq: u64,
+        /// The key.
+        key: SenderKey,
+    },
     /// A gap, a restart.
     Item(Item),
 }
@@ -74,8 +95,8 @@ impl Delivery {
     #[must_use]
     pub fn cost(&self) -> usize {
         match self {
-            Self::Batch { cost, .. } => *cost,
-            Self::Item(_) => 256,
+            Self::Batch { cost, .. } | Self::Sealed { cost, .. } => *cost,
+            Self::Item(_) | Self::Key { .. } => 256,
         }
     }
 }
@@ -136,6 +157,8 @@ pub(super) struct Line {
     pub(super) moved_at: Instant,
     /// What the origin said last of where it stands: its next seq, and when it was asked.
     pub(super) told: Option<(u64, Instant)>,
+    /// It was waited for in vain, and has not been heard of since.
+    pub(super) silent: bool,
 }
 
 impl Line {
@@ -160,6 +183,7 @@ impl Line {
             quarantine: BTreeMap::new(),
             moved_at: now,
             told: None,
+            silent: false,
         }
     }
 
@@ -180,6 +204,7 @@ impl Line {
 
     /// Seqs below `target` exist.
     pub(super) fn exists(&mut self, target: u64, incarnation: u64) {
+        self.silent = false;
         self.target = self.target.max(target);
         self.origin_incarnation = self.origin_incarnation.max(incarnation);
     }
@@ -199,6 +224,7 @@ impl Line {
 
     /// A source is asked from the beginning again: what another said before does not bind it.
     pub(super) fn uncover(&mut self) {
+        self.silent = false;
         self.covered = 0;
     }
 
@@ -230,15 +256,19 @@ impl Line {
     fn late(&mut self, held: Held) -> Option<Delivery> {
         let range = held.range();
         let named = self.named.within(range).last()?;
-        let Held::Open(batch) = held else { return None };
-        if named.to != range.to {
+        if named.to != range.to || matches!(held, Held::Locked(_) | Held::Shut(..)) {
             return None;
         }
         self.named.take(range);
-        let skip = u16::try_from(named.from - range.from).expect("a batch has at most 1,024 events");
-        let (source, cost) =
-            (self.source.clone(), net_transport::HEADER_LEN + batch.open().seal().header().payload_len());
-        Some(Delivery::Batch { source, batch, skip, late: vec![named], cost })
+        let (source, cost) = (self.source.clone(), held.cost());
+        match held {
+            Held::Open(batch) => {
+                let skip = u16::try_from(named.from - range.from).expect("a batch has at most 1,024 events");
+                Some(Delivery::Batch { source, batch, skip, late: vec![named], cost })
+            }
+            Held::Sealed(batch) => Some(Delivery::Sealed { source, batch, cost }),
+            Held::Locked(_) | Held::Shut(..) => None,
+        }
     }
 
     /// Drops what lies furthest ahead while the line holds more than it may, or `over` says that all of them do. It is
@@ -374,6 +404,7 @@ impl Line {
                 let why = SealedWhy::NoKey(seal.key_id());
                 Delivery::Item(Item::Sealed(Sealed { source, range: SeqRange { from, to: range.to }, why }))
             }
+            Held::Sealed(batch) => Delivery::Sealed { source, batch, cost },
             Held::Shut(_, why) => {
                 Delivery::Item(Item::Sealed(Sealed { source, range: SeqRange { from, to: range.to }, why }))
             }
@@ -396,6 +427,7 @@ impl Line {
     /// that it has told, the one seq alone is named, and of what it denies nothing is remembered.
     pub(super) fn name(&mut self, seq: u64, why: GapWhy) -> Vec<SeqRange> {
         let cause = SeqRange { from: seq, to: seq.saturating_add(1) };
+        self.silent |= why == GapWhy::Unreachable;
         if why == GapWhy::Denied {
             return vec![cause];
         }
@@ -474,7 +506,8 @@ impl Line {
     /// Seqs of the present incarnation that exist, cannot be had, and have nothing after them yet.
     fn trailing(&mut self) -> Step {
         let covered = if self.is_stopped() { self.covered.min(self.end()) } else { self.covered };
-        if covered <= self.next || self.next < self.origin_incarnation {
+        // A new incarnation says itself where it begins, unless it is not heard.
+        if covered <= self.next || self.next < self.origin_incarnation && !self.is_stopped() {
             return Step::Idle;
         }
         self.head = None;

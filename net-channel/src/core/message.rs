@@ -68,7 +68,7 @@ pub enum RefusedWhy {
     TooMany,
 }
 
-/// One message of the end-to-end stream. A subscriber sends the first four, and the origin's node answers with the next
+/// One message of the end-to-end stream. A subscriber sends the first five, and the origin's node answers with the next
 /// four; a proof goes either way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Message<'a> {
@@ -96,6 +96,8 @@ pub enum Message<'a> {
         pair: Pair,
         /// Which: ascending, apart, at most [`RANGES_PER_FETCH_MAX`]. None asks only where the origin stands.
         ranges: Vec<SeqRange>,
+        /// How many bytes of batches may come, one batch more in any case.
+        len_max: u64,
     },
     /// Says that all events below `next` have been handed to this node's subscriptions.
     Received {
@@ -103,6 +105,14 @@ pub enum Message<'a> {
         pair: Pair,
         /// The first seq that has not been handed over.
         next: u64,
+    },
+    /// Says that all events of a range are stored on this node's disk: a sync has returned, unless its log is kept
+    /// without.
+    Stored {
+        /// Of which pair.
+        pair: Pair,
+        /// Which.
+        range: SeqRange,
     },
     /// Answers [`Message::Subscribe`]. The keys needed from `start` on have been sent before it.
     Subscribed {
@@ -132,8 +142,8 @@ pub enum Message<'a> {
         #[serde(borrow)]
         grant: &'a [u8],
     },
-    /// Answers [`Message::Fetch`]: every batch with asked seqs below `covered` that this node can give, whole and in
-    /// order. What was asked for, is covered and not among them was never published or cannot be had here.
+    /// Answers [`Message::Fetch`], once or several times: every batch with asked seqs below `covered`, and not below that
+    /// of the answer before, that this node can give, whole and in order. What was asked for, is covered and not among them was never published or cannot be had here.
     Batches {
         /// The id of the fetch.
         id: u64,
@@ -145,6 +155,8 @@ pub enum Message<'a> {
         next: u64,
         /// The oldest seq that is kept here.
         kept_from: u64,
+        /// Whether another answer to the same question follows.
+        more: bool,
         /// Frames, one after the other, as they were sent live.
         #[serde(borrow)]
         frames: &'a [u8],
@@ -202,6 +214,7 @@ impl<'a> Message<'a> {
             | Self::Unsubscribe { pair, .. }
             | Self::Fetch { pair, .. }
             | Self::Received { pair, .. }
+            | Self::Stored { pair, .. }
             | Self::Grant { pair, .. }
             | Self::Batches { pair, .. } => Some(pair),
             Self::Subscribed { .. } | Self::Refused { .. } | Self::Equivocation { .. } => None,
@@ -222,9 +235,11 @@ mod tests {
                 id: 2,
                 pair,
                 ranges: vec![SeqRange { from: 3, to: 4 }, SeqRange { from: 7, to: u64::MAX }],
+                len_max: 1 << 20,
             },
             Message::Grant { pair, grant: b"grant" },
-            Message::Batches { id: 9, pair, covered: 7, next: 8, kept_from: 2, frames: b"frames" },
+            Message::Batches { id: 9, pair, covered: 7, next: 8, kept_from: 2, more: true, frames: b"frames" },
+            Message::Stored { pair, range: SeqRange { from: 1, to: 3 } },
             Message::Equivocation { proof: b"proof" },
         ] {
             let mut bytes = message.encode();

@@ -7,8 +7,9 @@ use net_identity::{SignError, Signer};
 use net_transport::{NodeId, Pair};
 
 use crate::core::message::{ANSWER_LEN_MAX, Message, RANGES_PER_FETCH_MAX, RefusedWhy, SeqRange, Start};
+use crate::core::ranges::Ranges;
 use crate::core::{Cache, Cached};
-use crate::{BatchHash, ChannelHash, Class, KeyGrant, SenderKey};
+use crate::{BatchHash, ChannelHash, Class, KeyGrant, Seek, SenderKey};
 
 /// The most nodes that one producer serves.
 pub const SUBSCRIBERS_MAX: usize = 4_096;
@@ -17,7 +18,7 @@ const SUBSCRIPTIONS_PER_NODE_MAX: usize = 1_024;
 /// Sender keys are replaced when they are this old.
 pub const KEY_AGE_MAX: Duration = Duration::from_secs(3600);
 /// The most keys that are kept to be granted; what older ones sealed cannot be opened by who comes later.
-const KEYS_MAX: usize = 200;
+const KEYS_MAX: usize = 4_096;
 /// How long a grant is good for, in seconds: longer than its key is used for sealing.
 const GRANT_LIFE_SECS: u64 = 7 * 24 * 3600;
 
@@ -31,6 +32,8 @@ pub struct Publisher {
     /// Hash of the last batch; zero before the first.
     head: BatchHash,
     cache: Cache,
+    /// The oldest seq in the log, if there is a log.
+    stored_from: Option<u64>,
     keys: Vec<Key>,
     subscribers: BTreeMap<NodeId, Subscriber>,
     /// When the next Tick is due, and how many have been sent since the last batch.
@@ -51,6 +54,8 @@ pub struct Subscriber {
     subscriptions: BTreeMap<u64, u64>,
     /// All events below this have been handed to its subscriptions.
     received: u64,
+    /// What is stored on its disk.
+    stored: Ranges,
 }
 
 impl Subscriber {
@@ -87,10 +92,65 @@ impl Publisher {
             class,
             head: BatchHash::ZERO,
             cache: Cache::new(cache_bytes_max),
+            stored_from: None,
             keys: vec![Key { key, first_seq: incarnation, since: now }],
             subscribers: BTreeMap::new(),
             tick: None,
         }
+    }
+
+    /// Goes on from a log: `head` is the hash of the last batch in it, `keys` are those that open what it holds.
+    #[must_use]
+    pub fn with_log(mut self, head: BatchHash, keys: impl IntoIterator<Item = (u64, SenderKey)>) -> Self {
+        let since = self.keys[0].since;
+        let older = keys.into_iter().filter(|(first_seq, _)| *first_seq < self.incarnation);
+        let older = older.map(|(first_seq, key)| Key { key, first_seq, since });
+        self.keys.splice(0..0, older.collect::<Vec<_>>());
+        self.keys.sort_by_key(|key| key.first_seq);
+        self.drop_keys(0);
+        self.head = head;
+        self.cache.set_stored_below(self.incarnation);
+        self
+    }
+
+    /// The oldest seq of this origin that the log holds now, if there is a log.
+    pub fn set_stored_from(&mut self, seq: Option<u64>) {
+        self.stored_from = seq;
+    }
+
+    /// Batches below this seq are in the log, so that memory need not keep them.
+    pub fn set_stored_below(&mut self, seq: u64) {
+        self.cache.set_stored_below(seq);
+    }
+
+    /// What has to be looked up in the log to know where this subscription begins; nothing if memory knows.
+    #[must_use]
+    pub fn seek(&self, start: Start, now: Instant, unix_ms: u64) -> Option<Seek> {
+        let oldest = self.cache.range(SeqRange { from: 0, to: u64::MAX }).next();
+        let first = oldest.map_or(self.next, |batch| batch.range.from);
+        match start {
+            _ if self.class == Class::Realtime => None,
+            Start::Earliest => Some(Seek::First),
+            Start::Last(n) if n > self.next - first => {
+                Some(Seek::Back { before: first, events: n - (self.next - first) })
+            }
+            Start::Since(ms) if oldest.is_none_or(|batch| batch.unix_ms >= ms) => Some(Seek::Since(ms)),
+            Start::Live { ago_ms } => {
+                let ago = Duration::from_millis(ago_ms).saturating_add(LIVE_SLACK);
+                let in_memory = now.checked_sub(ago).is_some_and(|since| oldest.is_some_and(|b| b.sealed_at < since));
+                let began_since = oldest.is_none_or(|batch| batch.range.from == self.incarnation);
+                let ago_ms = u64::try_from(ago.as_millis()).unwrap_or(u64::MAX);
+                (!in_memory && !began_since).then(|| Seek::Since(unix_ms.saturating_sub(ago_ms)))
+            }
+            Start::Last(_) | Start::Since(_) | Start::Seq(_) => None,
+        }
+    }
+
+    /// How many nodes, this one not counted, have all events of the range on their disks.
+    #[must_use]
+    pub fn replicas(&self, range: SeqRange, me: &NodeId) -> usize {
+        let others = self.subscribers.iter().filter(|(node, _)| *node != me);
+        others.filter(|(_, subscriber)| subscriber.stored.holds(range)).count()
     }
 
     /// Hash of the last batch, which the next one names as the one before it; zero before the first.
@@ -155,12 +215,15 @@ impl Publisher {
             .map(|node| Ok((*node, self.grant(node, &new, unix_secs, signer)?)))
             .collect::<Result<Vec<_>, SignError>>()?;
         self.keys.push(new);
-        // A key whose every batch has left the cache opens nothing that this node can still give.
-        let oldest = self.cache.first().unwrap_or(self.next);
+        self.drop_keys(self.kept_from());
+        Ok(grants)
+    }
+
+    /// A key whose every batch is gone opens nothing that this node can still give.
+    fn drop_keys(&mut self, oldest: u64) {
         let keep_from = self.keys.iter().rposition(|k| k.first_seq <= oldest).unwrap_or(0);
         let too_many = self.keys.len().saturating_sub(KEYS_MAX);
         self.keys.drain(..keep_from.max(too_many));
-        Ok(grants)
     }
 
     /// Takes a batch that has just been sealed; it is in the cache before any link carries it.
@@ -232,13 +295,22 @@ impl Publisher {
                 }
                 Ok(vec![])
             }
-            Message::Fetch { id, ref ranges, .. } if self.subscribers.contains_key(&from) => Ok(self.fetch(id, ranges)),
-            // Whoever has not subscribed is told nothing.
-            Message::Fetch { .. } => Ok(vec![]),
+            Message::Fetch { id, ref ranges, len_max, .. } => {
+                let mut fetch = self.fetch(&from, id, ranges, len_max);
+                let answers = std::iter::from_fn(|| fetch.as_mut().and_then(|fetch| self.answer(fetch)));
+                Ok(answers.collect())
+            }
             Message::Received { next, .. } => {
                 if let Some(subscriber) = self.subscribers.get_mut(&from) {
                     // A claim beyond what exists would count events as received that are still to come.
                     subscriber.received = subscriber.received.max(next.min(self.next));
+                }
+                Ok(vec![])
+            }
+            Message::Stored { range, .. } => {
+                if let Some(subscriber) = self.subscribers.get_mut(&from) {
+                    // What is still to come is not stored anywhere.
+                    subscriber.stored.insert(SeqRange { to: range.to.min(self.next), ..range });
                 }
                 Ok(vec![])
             }
@@ -315,16 +387,35 @@ impl Publisher {
         }
     }
 
-    /// Answers a request: whole batches, in order, up to a bound in bytes. One that breaks the format is not answered.
-    fn fetch(&self, id: u64, asked: &[SeqRange]) -> Vec<Vec<u8>> {
+    /// A request, which is answered step by step. Nothing if it breaks the format, or comes from whoever has not
+    /// subscribed: those are told nothing.
+    #[must_use]
+    pub fn fetch(&self, from: &NodeId, id: u64, asked: &[SeqRange], len_max: u64) -> Option<Fetching> {
         let ordered = asked.windows(2).all(|pair| pair[0].to <= pair[1].from);
         if asked.len() > RANGES_PER_FETCH_MAX || !ordered || asked.iter().any(SeqRange::is_empty) {
-            return vec![];
+            return None;
+        }
+        let is_subscribed = self.subscribers.contains_key(from);
+        is_subscribed.then(|| Fetching { id, asked: asked.to_vec(), len_left: len_max, is_over: false })
+    }
+
+    /// What of a request has to be read from the log next; nothing if memory has what comes next.
+    #[must_use]
+    pub fn older(&self, fetch: &Fetching) -> Option<SeqRange> {
+        let first = fetch.asked.first().filter(|_| !fetch.is_over && self.stored_from.is_some())?;
+        let to = first.to.min(self.cache.first().unwrap_or(self.next));
+        (first.from < to).then_some(SeqRange { from: first.from, to })
+    }
+
+    /// The next answer to a request, from memory; nothing if everything has been answered.
+    pub fn answer(&self, fetch: &mut Fetching) -> Option<Vec<u8>> {
+        if fetch.is_over {
+            return None;
         }
         let mut frames = Vec::new();
-        let mut covered = asked.last().map_or(0, |last| last.to).min(self.next);
+        let mut covered = fetch.asked.last().map_or(0, |last| last.to).min(self.next);
         let mut sent = 0;
-        'all: for range in asked {
+        'all: for range in &fetch.asked {
             // A batch that two ranges touch is sent once.
             for batch in self.cache.range(SeqRange { from: range.from.max(sent), to: range.to }) {
                 if !frames.is_empty() && frames.len() + batch.frame.len() > ANSWER_LEN_MAX as usize {
@@ -335,13 +426,41 @@ impl Publisher {
                 sent = batch.range.to;
             }
         }
+        Some(self.answer_with(fetch, covered, &frames))
+    }
+
+    /// The next answer to a request, with what the log gave of the range in [`Self::older`] below `covered`.
+    pub fn answer_older(&self, fetch: &mut Fetching, covered: u64, frames: &[u8]) -> Vec<u8> {
+        self.answer_with(fetch, covered, frames)
+    }
+
+    fn answer_with(&self, fetch: &mut Fetching, covered: u64, frames: &[u8]) -> Vec<u8> {
         // What lies beyond the last event is not said to be missing; what lies before the first asked seq was not asked.
-        let covered = asked.first().map_or(0, |first| covered.max(first.from));
-        let (next, kept_from) = (self.next, self.kept_from());
-        vec![Message::Batches { id, pair: self.pair, covered, next, kept_from, frames: &frames }.encode()]
+        let covered = fetch.asked.first().map_or(0, |first| covered.max(first.from));
+        fetch.len_left = fetch.len_left.saturating_sub(frames.len() as u64);
+        fetch.asked.retain_mut(|range| {
+            range.from = range.from.max(covered);
+            !range.is_empty()
+        });
+        fetch.is_over = frames.is_empty()
+            || fetch.len_left < ANSWER_LEN_MAX.into()
+            || fetch.asked.first().is_none_or(|first| first.from >= self.next);
+        let (id, pair, next, kept_from, more) = (fetch.id, self.pair, self.next, self.kept_from(), !fetch.is_over);
+        Message::Batches { id, pair, covered, next, kept_from, more, frames }.encode()
     }
 
     fn kept_from(&self) -> u64 {
-        self.cache.first().unwrap_or(self.next)
+        let cached = self.cache.first().unwrap_or(self.next);
+        self.stored_from.map_or(cached, |stored| stored.min(cached))
     }
+}
+
+/// A request that is being answered.
+#[derive(Debug)]
+pub struct Fetching {
+    id: u64,
+    /// What has not been answered.
+    asked: Vec<SeqRange>,
+    len_left: u64,
+    is_over: bool,
 }

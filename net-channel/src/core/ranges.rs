@@ -25,6 +25,11 @@ impl Ranges {
         }
     }
 
+    /// Whether it has all seqs of a range.
+    pub(crate) fn holds(&self, range: SeqRange) -> bool {
+        self.within(range).next() == Some(range)
+    }
+
     /// Takes the seqs of a range out, and gives those that were in.
     pub(crate) fn take(&mut self, range: SeqRange) -> Vec<SeqRange> {
         let taken: Vec<SeqRange> = self.within(range).collect();

@@ -16,7 +16,7 @@ use crate::core::delivery::{DeliveryBuffer, Order};
 use crate::core::feed::{Feed, Fetch, Phase, Session};
 use crate::core::item::Source;
 use crate::core::line::Delivery;
-use crate::core::message::{Message, Start};
+use crate::core::message::{Message, SeqRange, Start};
 use crate::core::{Counters, Cursor, Limits};
 use crate::mutants::mutant;
 use crate::{ChannelName, Class, Equivocation, Pattern};
@@ -38,6 +38,15 @@ pub enum From {
     Since(u64),
     /// Where a cursor points; origins that it does not name are read from their earliest event.
     Cursor(Cursor),
+}
+
+/// As what a subscription takes what it is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Take {
+    /// As events: batches are opened.
+    Events,
+    /// As batches, to keep them: they stay sealed, and the keys come apart from them.
+    Batches,
 }
 
 /// What the caller has to do.
@@ -122,6 +131,7 @@ pub(super) struct Sub {
     pattern: Pattern,
     from: From,
     order: Order,
+    pub(super) take: Take,
     since: Instant,
     /// Bytes delivered and not yet taken by the application.
     queued: usize,
@@ -153,7 +163,7 @@ const REASK_AFTER: Duration = Duration::from_millis(50);
 /// An origin that appears after the subscription is read from its first event; on a busy machine the question for it is
 /// under way for a while.
 const APPEARED_SLACK: Duration = Duration::from_secs(1);
-const ASK_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) const REPORT_EVERY: Duration = Duration::from_millis(250);
 /// A timer that is this late means that the process, not the mesh, stood still: nobody was waited for meanwhile.
 const STOOD_STILL: Duration = Duration::from_secs(1);
@@ -229,10 +239,20 @@ impl Subscriptions {
 
     /// A new subscription. It finds producers that are known now and those that appear later.
     pub fn subscribe(&mut self, now: Instant, sub: SubId, pattern: Pattern, from: From, order: Order) {
+        self.subscribe_as(now, sub, pattern, from, order, Take::Events);
+    }
+
+    /// A new subscription that keeps batches: [`Self::handle_stored`] says what is on the disk.
+    pub fn keep(&mut self, now: Instant, sub: SubId, pattern: Pattern, from: Cursor) {
+        self.subscribe_as(now, sub, pattern, From::Cursor(from), Order::Causal, Take::Batches);
+    }
+
+    fn subscribe_as(&mut self, now: Instant, sub: SubId, pattern: Pattern, from: From, order: Order, take: Take) {
         let state = Sub {
             pattern,
             from,
             order,
+            take,
             since: now,
             queued: 0,
             full: false,
@@ -376,15 +396,16 @@ impl Subscriptions {
                 }
             }
             Message::Grant { pair, grant } => self.handle_grant(now, &from, pair, grant),
-            Message::Batches { id, pair, covered, next, kept_from, frames } => {
-                let answer = Answer { id, covered, next, kept_from, frames };
+            Message::Batches { id, pair, covered, next, kept_from, more, frames } => {
+                let answer = Answer { id, covered, next, kept_from, more, frames };
                 self.handle_batches(now, &from, pair, &answer);
             }
             Message::Equivocation { proof } => self.handle_proof(now, proof),
             Message::Subscribe { .. }
             | Message::Unsubscribe { .. }
             | Message::Fetch { .. }
-            | Message::Received { .. } => self.counters.unexpected += 1,
+            | Message::Received { .. }
+            | Message::Stored { .. } => self.counters.unexpected += 1,
         }
     }
 
@@ -412,6 +433,18 @@ impl Subscriptions {
         let pairs: Vec<Pair> =
             if was_full { state.pairs.iter().copied().collect() } else { blocked.into_iter().collect() };
         pairs.into_iter().for_each(|pair| self.tell_full(pair));
+    }
+
+    /// The last events of an origin that a subscription has on the disk without one missing. Its node is told.
+    pub fn handle_stored(&mut self, sub: SubId, pair: Pair, run: SeqRange) {
+        let Some(feed) = self.feeds.get_mut(&pair) else { return };
+        let Some(session) = feed.sessions.get_mut(&sub) else { return };
+        session.stored = Some(run);
+        // Whoever is not subscribed at the moment says it when it is.
+        if matches!(session.phase, Phase::Running { .. }) && !run.is_empty() {
+            let message = Message::Stored { pair, range: run }.encode();
+            self.actions.push_back(Action::Send { to: feed.node, message });
+        }
     }
 
     /// Does what is due.
@@ -478,7 +511,10 @@ impl Subscriptions {
         for proof in self.proofs.get(&pair).into_iter().flatten() {
             channel.buffer.handle_equivocation(line, proof.clone());
         }
-        feed.sessions.insert(sub, Session::new(now, line, start.ok()));
+        let mut session = Session::new(now, line, start.ok());
+        session.stored =
+            start.err().filter(|_| state.take == Take::Batches).map(|next| SeqRange { from: next, to: next });
+        feed.sessions.insert(sub, session);
         if feed.joined {
             self.ask(now, pair, sub);
         }
@@ -583,6 +619,9 @@ impl Subscriptions {
         buffer.handle_told(line, next, incarnation, kept_from, asked_at);
         // The keys that are needed have come before this answer: what has none by now is not for this node.
         self.shut_locked(pair, asked_at);
+        if let Some(run) = self.session(&pair, sub).stored {
+            self.handle_stored(sub, pair, run);
+        }
         self.drain(now, sub, pair.channel);
         self.fetch(now, sub, pair);
         self.schedule(pair);
@@ -629,6 +668,15 @@ impl Subscriptions {
         self.schedule_channel(sub, channel);
     }
 
+    /// Hands a key to a subscription that keeps batches, if there is room: it comes again with the next answer.
+    pub(super) fn deliver_key(&mut self, sub: SubId, delivery: Delivery) {
+        let state = self.subs.get_mut(&sub).expect("the caller looked it up");
+        if state.queued < self.limits.queue_bytes_max {
+            state.queued += delivery.cost();
+            self.actions.push_back(Action::Deliver { sub, delivery });
+        }
+    }
+
     /// Asks the origin for what is missing, unless it is being asked or the application is behind.
     pub(super) fn fetch(&mut self, now: Instant, sub: SubId, pair: Pair) {
         let state = self.subs.get_mut(&sub).expect("the caller looked it up");
@@ -651,7 +699,8 @@ impl Subscriptions {
         let id = self.next_id;
         self.next_id += 1;
         self.counters.fetches += 1;
-        let message = Message::Fetch { id, pair, ranges: ranges.clone() }.encode();
+        let len_max = self.limits.queue_bytes_max.saturating_sub(state.queued) as u64;
+        let message = Message::Fetch { id, pair, ranges: ranges.clone(), len_max }.encode();
         session.fetch = Some(Fetch { id, ranges, known, sent_at: now, deadline: now + ASK_TIMEOUT });
         self.actions.push_back(Action::Send { to: feed.node, message });
         self.schedule(pair);

@@ -201,9 +201,51 @@ fn a_wait_that_has_just_ended_is_no_part_of_a_circle() {
                 match delivery {
                     Delivery::Batch { .. } => seen += 1,
                     Delivery::Item(item) => gaps.push(item.to_string()),
+                    other => panic!("{other:?}"),
                 }
             }
         }
         assert_eq!((seen, gaps.len()), (4, 1), "{order:?}: {gaps:?}");
     }
+}
+
+#[test]
+fn who_says_nothing_is_waited_for_once() {
+    let now = Instant::now();
+    let mut buffer = DeliveryBuffer::new(now, Order::Causal, Limits::default());
+    let [gone, living] = [1, 2].map(|n| buffer.add(now, source(n), Class::Reliable, Some(5)));
+    buffer.handle_exists(gone, 6, 5);
+    let mut prev = BatchHash::ZERO;
+    for seq in 5..15 {
+        let craft = Craft { parents: vec![parent(1, seq)], prev, ..craft(2, seq, 5) };
+        prev = craft.seal(&[b"event"]).hash();
+        buffer.offer(now, living, open(&craft, b"event"));
+    }
+    assert!(events(&mut buffer, now).is_empty());
+    let later = now + GAP_AFTER + Duration::from_millis(1);
+    buffer.handle_timeout(later);
+    assert_eq!(events(&mut buffer, later), (5..15).collect::<Vec<_>>());
+    // Once it is heard of again, it is waited for again.
+    buffer.handle_exists(gone, 20, 5);
+    let craft = Craft { parents: vec![parent(1, 18)], prev, ..craft(2, 15, 5) };
+    buffer.offer(later, living, open(&craft, b"event"));
+    assert!(events(&mut buffer, later).is_empty());
+}
+
+#[test]
+fn nobody_waits_for_what_lies_before_an_incarnation_that_is_not_heard() {
+    let now = Instant::now();
+    let mut buffer = DeliveryBuffer::new(now, Order::Causal, Limits::default());
+    let [liar, honest] = [1, 2].map(|n| buffer.add(now, source(n), Class::Reliable, Some(5)));
+    // It started again at 900, and signed two batches for 950.
+    let proof = {
+        let seals = [b"one", b"two"].map(|payload| craft(1, 950, 900).seal(&[payload]));
+        net_channel::Equivocation::between(&MESH, seals[0].seal(), seals[1].seal()).unwrap()
+    };
+    buffer.handle_exists(liar, 1_000, 900);
+    buffer.handle_equivocation(liar, Arc::new(proof));
+    // It has nothing any more of what it had published before.
+    buffer.handle_covered(liar, 1_000);
+    buffer.offer(now, honest, open(&Craft { parents: vec![parent(1, 6)], ..craft(2, 5, 5) }, b"honest"));
+    assert_eq!(events(&mut buffer, now), [5]);
 }

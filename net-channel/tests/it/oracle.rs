@@ -86,6 +86,9 @@ impl Witness {
                 Ok(())
             }
             Delivery::Item(item) => self.item(ledger, facts, item),
+            Delivery::Sealed { .. } | Delivery::Key { .. } => {
+                Err("an application was handed what is for a keeper".into())
+            }
         }
     }
 

@@ -727,6 +727,7 @@ impl World {
                     app.log.push((pair, seen.clone()));
                     app.seen.entry(pair).or_default().push(seen);
                 }
+                other => panic!("for a keeper: {other:?}"),
             }
         }
         self.totals.gaps += sums.gaps;

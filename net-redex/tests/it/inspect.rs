@@ -129,14 +129,14 @@ fn keys_of_the_ring_are_named_and_only_with_its_secret() {
     let dir = tempfile::tempdir().expect("a directory");
     let origin = Origin::new(1);
     let log = Log::open(dir.path(), config().ring_secret([5; 32])).expect("a new log");
-    assert_eq!(log.keys(), Some(vec![]));
-    log.add_key(origin.key.id(), origin.sender_key.clone()).expect("room");
+    assert_eq!(log.key_ids(), Some(vec![]));
+    log.add_key(origin.key.id(), 0, origin.sender_key.clone()).expect("room");
     let names = vec![(origin.short(), origin.sender_key.key_id())];
-    assert_eq!(log.keys(), Some(names.clone()));
+    assert_eq!(log.key_ids(), Some(names.clone()));
     assert_eq!(log.origin(&origin.short()), Some(origin.key.id()));
     assert_eq!(log.origin(&Origin::new(2).short()), None);
     log.close().expect("closed");
-    let open = |config: LogConfig| Log::open(dir.path(), config.read_only()).expect("readable").keys();
+    let open = |config: LogConfig| Log::open(dir.path(), config.read_only()).expect("readable").key_ids();
     assert_eq!(open(config()), None);
     assert_eq!(open(config().ring_secret([5; 32])), Some(names));
 }

@@ -396,7 +396,7 @@ fn what_supersedes_is_on_the_disk_before_compaction_takes_what_is_superseded() {
     let disk = SimDisk::new(1);
     let log = open(&disk, SyncPolicy::None).expect("a new log");
     let mut origin = Origin::new(1);
-    log.add_key(origin.key.id(), origin.sender_key.clone()).expect("written");
+    log.add_key(origin.key.id(), 1, origin.sender_key.clone()).expect("written");
     for _ in 0..30 {
         assert!(log.append(&origin.keyed_batch(&[(Some(b"k"), &[1; 5000])])).wait().is_ok());
     }
@@ -407,7 +407,7 @@ fn what_supersedes_is_on_the_disk_before_compaction_takes_what_is_superseded() {
     assert!(compacted > 10, "{compacted}");
     let after = disk.after_power_cut(PowerCut::Nothing);
     let log = open(&after, SyncPolicy::None).expect("it opens");
-    log.add_key(origin.key.id(), origin.sender_key.clone()).expect("written");
+    log.add_key(origin.key.id(), 1, origin.sender_key.clone()).expect("written");
     let latest = log.latest(b"k").expect("readable").expect("a value of the key is left");
     assert_eq!(latest.payload(), b"the newest");
 }
@@ -418,7 +418,7 @@ fn power_cut_at_every_call_of_a_compaction_leaves_every_head_and_the_newest_of_e
         let disk = SimDisk::new(1);
         let log = open(&disk, SyncPolicy::Group).expect("a new log");
         let mut origin = Origin::new(1);
-        log.add_key(origin.key.id(), origin.sender_key.clone()).expect("written");
+        log.add_key(origin.key.id(), 1, origin.sender_key.clone()).expect("written");
         for i in 0..40_u8 {
             assert!(log.append(&origin.keyed_batch(&[(Some(&[i % 3]), &[i; 4000])])).wait().is_ok());
         }
@@ -436,7 +436,7 @@ fn power_cut_at_every_call_of_a_compaction_leaves_every_head_and_the_newest_of_e
         for cut in cuts(&disk) {
             let after = disk.after_power_cut(cut);
             let log = open(&after, SyncPolicy::Group).expect("it opens");
-            log.add_key(origin.key.id(), origin.sender_key.clone()).expect("written");
+            log.add_key(origin.key.id(), 1, origin.sender_key.clone()).expect("written");
             let what = format!("call {call}, {cut:?}");
             assert_eq!(read_all(&log).len(), 40, "{what}");
             assert_eq!(log.verify(&[], &[]).expect("readable").faults, [], "{what}");

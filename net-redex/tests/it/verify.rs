@@ -193,7 +193,7 @@ fn hole_moves_with_its_segment_when_that_is_compacted_and_can_be_filled_there() 
     let frames: Vec<_> = (0..60_u8).map(|i| origin.keyed_batch(&[(Some(&[i % 4]), &[5; 3000])])).collect();
     let open = || {
         let log = Log::open(dir.path(), config().segment_bytes(64 << 10)).expect("it opens");
-        log.add_key(origin.key.id(), origin.sender_key.clone()).expect("written");
+        log.add_key(origin.key.id(), 1, origin.sender_key.clone()).expect("written");
         log
     };
     let log = open();

@@ -9,10 +9,10 @@ use net::state::StateDir;
 
 /// A state directory with keys and a mesh.
 fn state(place: &std::path::Path) -> StateDir {
-    let dir = StateDir::open(place).expect("ours");
-    let lock = dir.lock().expect("nobody else's");
-    lock.keys_or_new().expect("made");
-    lock.mesh_or_new().expect("made");
+    let dir = StateDir::open(place).expect("a directory");
+    let lock = dir.lock().expect("free");
+    lock.keys_or_new().expect("writable");
+    lock.mesh_or_new().expect("writable");
     dir
 }
 

@@ -7,3 +7,5 @@ mod directory;
 mod logs;
 mod metrics;
 mod node;
+#[cfg(feature = "log")]
+mod persist;

@@ -1,0 +1,322 @@
+//! Keeping channels: whatever any producer publishes on them goes into this node's logs, as it was sealed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::{Future, poll_fn};
+use std::sync::{Arc, Mutex};
+use std::task::Poll;
+use std::time::Duration;
+
+use net_identity::EntityId;
+use net_transport::Pair;
+use tokio::sync::mpsc;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::bus::hub::Command;
+use crate::bus::producer::lock;
+use crate::bus::selection::Selection;
+use crate::bus::stores::{PersistError, blocking};
+use crate::bus::subscription::Queue;
+use crate::bus::{Bus, NodeEvent};
+use crate::core::{Delivery, SeqRange, SubId};
+use crate::{ChannelName, NameError, OpenStore, Pattern, Store, StoreError, StoreFuture, Stored};
+
+/// Batches of one channel that are on their way to the disk.
+const STORING_MAX: usize = 4_096;
+/// How long after a log has failed it is opened again.
+const AGAIN_AFTER: Duration = Duration::from_secs(5);
+
+/// Channels that this node keeps. Dropping it ends the keeping; what is stored stays.
+///
+/// A keeper is a subscriber that stores: it begins where its log ends, or with the earliest event that can be had, in
+/// causal order, and tells each producer what is on its disk.
+#[derive(Debug)]
+pub struct Keeper {
+    pattern: Pattern,
+    bus: Bus,
+    kept: Arc<Kept>,
+    _running: DropGuard,
+}
+
+/// One channel that is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KeptChannel {
+    /// Its name.
+    pub name: ChannelName,
+    /// Events stored since this keeper was made.
+    pub events: u64,
+    /// Why nothing is stored at the moment; it is tried again every five seconds.
+    pub failure: Option<String>,
+}
+
+/// Why channels are not kept.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeepError {
+    /// The pattern is not one.
+    #[error(transparent)]
+    Pattern(#[from] NameError),
+    /// There can be no logs.
+    #[error(transparent)]
+    Persist(#[from] PersistError),
+    /// The node was closed.
+    #[error("the node is closed")]
+    Closed,
+}
+
+type Kept = Mutex<BTreeMap<ChannelName, KeptChannel>>;
+
+impl Bus {
+    /// Keeps every channel that matches, whoever produces it and whenever it appears, in the node's directory. Channels
+    /// that this node opens from now on are persisted, as by [`crate::ChannelBuilder::persist`].
+    ///
+    /// # Errors
+    /// [`KeepError`]. A log that cannot be opened or written is told by [`Keeper::channels`], and tried again.
+    #[expect(clippy::unused_async, reason = "it spawns tasks, so it must be called in a runtime")]
+    pub async fn keep(&self, pattern: &str, config: impl OpenStore + 'static) -> Result<Keeper, KeepError> {
+        let pattern = Pattern::open(pattern, &self.inner.endpoint.id())?;
+        if self.inner.cancel.is_cancelled() {
+            return Err(KeepError::Closed);
+        }
+        if !self.inner.stores.has_dir() {
+            return Err(PersistError::NoDirectory.into());
+        }
+        let config: Arc<dyn OpenStore> = Arc::new(config);
+        self.inner.stores.keep(pattern.clone(), config.clone());
+        let (kept, running) = (Arc::<Kept>::default(), self.inner.cancel.child_token());
+        let keeping = Keeping { bus: self.clone(), pattern: pattern.clone(), config, kept: kept.clone() };
+        let token = running.clone();
+        self.inner.tasks.spawn(async move { token.clone().run_until_cancelled(keeping.run(token)).await });
+        Ok(Keeper { pattern, bus: self.clone(), kept, _running: running.drop_guard() })
+    }
+}
+
+impl Keeper {
+    /// What is kept.
+    #[must_use]
+    pub fn channels(&self) -> Vec<KeptChannel> {
+        lock(&self.kept).values().cloned().collect()
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.bus.inner.stores.forget(&self.pattern);
+    }
+}
+
+struct Keeping {
+    bus: Bus,
+    pattern: Pattern,
+    config: Arc<dyn OpenStore>,
+    kept: Arc<Kept>,
+}
+
+impl Keeping {
+    /// Finds the channels, those that are known and those that appear.
+    async fn run(self, running: CancellationToken) {
+        let mut events = self.bus.events();
+        loop {
+            for info in self.bus.channels().await {
+                self.begin(&info.name, &running);
+            }
+            loop {
+                match events.next().await {
+                    Some(NodeEvent::ProducerUp { channel, .. }) => self.begin(&channel, &running),
+                    Some(NodeEvent::Missed { .. }) => break,
+                    Some(_) => {}
+                    None => return,
+                }
+            }
+        }
+    }
+
+    fn begin(&self, name: &ChannelName, running: &CancellationToken) {
+        if !self.pattern.matches(name) || lock(&self.kept).contains_key(name) {
+            return;
+        }
+        let channel = KeptChannel { name: name.clone(), events: 0, failure: None };
+        lock(&self.kept).insert(name.clone(), channel);
+        let (bus, config, kept) = (self.bus.clone(), self.config.clone(), self.kept.clone());
+        let (name, running) = (name.clone(), running.clone());
+        let keep = async move {
+            loop {
+                let error = match keep_channel(&bus, &name, config.clone(), &kept).await {
+                    Ok(()) => return,
+                    Err(error) => error.to_string(),
+                };
+                tracing::error!(channel = %name, error, "a channel is not kept at the moment");
+                note(&kept, &name, |channel| channel.failure = Some(error));
+                tokio::time::sleep(AGAIN_AFTER).await;
+            }
+        };
+        self.bus.inner.tasks.spawn(async move { running.run_until_cancelled(keep).await });
+    }
+}
+
+fn note(kept: &Kept, name: &ChannelName, change: impl FnOnce(&mut KeptChannel)) {
+    if let Some(channel) = lock(kept).get_mut(name) {
+        change(channel);
+    }
+}
+
+/// Stores one channel until the node is closed, or its log fails.
+async fn keep_channel(
+    bus: &Bus,
+    name: &ChannelName,
+    config: Arc<dyn OpenStore>,
+    kept: &Kept,
+) -> Result<(), PersistError> {
+    let failed = |error| PersistError::Store { channel: name.clone(), error };
+    let store = bus.inner.stores.open(bus.inner.endpoint.mesh(), name, config).await?;
+    let from = store.clone();
+    let (cursor, runs) = blocking(move || {
+        let cursor = from.cursor();
+        let run = |(pair, _): (&Pair, u64)| Some((*pair, from.run(&EntityId::from_bytes(pair.origin))?));
+        let runs: BTreeMap<Pair, SeqRange> = cursor.iter().filter_map(run).collect();
+        Ok((cursor, runs))
+    })
+    .await
+    .map_err(failed)?;
+    let pattern = Pattern::open(name.as_str(), &bus.inner.endpoint.id()).expect("a name is a pattern");
+    let queue = Arc::new(Queue::new(name.to_string(), Selection::default()));
+    let Ok(sub) = bus.make_keeping(pattern, cursor, queue.clone()).await else { return Ok(()) };
+    let _ended = EndOnDrop { bus, sub, queue: &queue };
+    note(kept, name, |channel| channel.failure = None);
+    for (pair, run) in &runs {
+        bus.tell_stored(sub, *pair, *run).await;
+    }
+    let (placed, storing) = mpsc::channel(STORING_MAX);
+    let report = Reporting { bus, sub, queue: &queue, kept, name, runs };
+    let (placing, reporting) = (place(&*store, &queue, placed), report.run(storing));
+    tokio::try_join!(placing, reporting).map_err(failed)?;
+    Ok(())
+}
+
+/// A batch that has its place in the log.
+struct Placed {
+    pair: Pair,
+    range: SeqRange,
+    cost: usize,
+    /// Nothing if the log had it already.
+    stored: Option<StoreFuture<'static, Stored>>,
+}
+
+/// Gives each batch that comes its place in the log.
+async fn place(store: &dyn Store, queue: &Queue, placed: mpsc::Sender<Placed>) -> Result<(), StoreError> {
+    let mut origins = BTreeSet::new();
+    while let Some(deliveries) = poll_fn(|cx| queue.poll_take(cx)).await {
+        for delivery in deliveries {
+            let cost = delivery.cost();
+            match delivery {
+                Delivery::Sealed { source, batch, .. } => {
+                    if origins.insert(source.pair) {
+                        store.add_origin(&source.origin)?;
+                    }
+                    let stored = match store.enqueue(batch.frame()).await {
+                        Ok(stored) => Some(stored),
+                        Err(StoreError::Duplicate) => None,
+                        Err(error) => return Err(error),
+                    };
+                    let range = SeqRange { from: batch.seal().seq(), to: batch.seal().next_seq() };
+                    let placing = placed.send(Placed { pair: source.pair, range, cost, stored });
+                    if placing.await.is_err() {
+                        return Ok(());
+                    }
+                }
+                Delivery::Key { source, first_seq, key } => {
+                    // One that the log has costs nothing; of new ones each producer has one an hour.
+                    store.add_key(&source.origin, first_seq, &key)?;
+                    queue.add_taken(cost);
+                }
+                // What is missing is missing in the log too, where the seqs say so.
+                Delivery::Item(_) | Delivery::Batch { .. } => queue.add_taken(cost),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Tells the producers what is stored.
+struct Reporting<'a> {
+    bus: &'a Bus,
+    sub: SubId,
+    queue: &'a Queue,
+    kept: &'a Kept,
+    name: &'a ChannelName,
+    runs: BTreeMap<Pair, SeqRange>,
+}
+
+impl Reporting<'_> {
+    async fn run(mut self, mut storing: mpsc::Receiver<Placed>) -> Result<(), StoreError> {
+        let mut next = storing.recv().await;
+        while next.is_some() {
+            let mut news = BTreeSet::new();
+            // What one sync has stored is told in one message.
+            while let Some(placed) = &mut next {
+                if let Some(stored) = &mut placed.stored {
+                    match poll_once(stored).await {
+                        Poll::Ready(result) => result.map(drop)?,
+                        Poll::Pending if news.is_empty() => stored.as_mut().await.map(drop)?,
+                        Poll::Pending => break,
+                    }
+                    placed.stored = None;
+                }
+                let (pair, range, cost) = (placed.pair, placed.range, placed.cost);
+                self.note(pair, range, cost).await;
+                news.insert(pair);
+                next = storing.try_recv().ok();
+            }
+            for pair in news {
+                self.bus.tell_stored(self.sub, pair, self.runs[&pair]).await;
+            }
+            self.bus.report_taken(self.sub);
+            if next.is_none() {
+                next = storing.recv().await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn note(&mut self, pair: Pair, range: SeqRange, cost: usize) {
+        self.queue.add_taken(cost);
+        note(self.kept, self.name, |channel| channel.events += range.len());
+        let run = self.runs.entry(pair).or_insert(SeqRange { from: range.from, to: range.from });
+        if range.from == run.to {
+            run.to = range.to;
+        } else if range.to == run.from {
+            run.from = range.from;
+        } else if range.to <= run.from {
+            // It came late, and fills a hole of before.
+            self.bus.tell_stored(self.sub, pair, range).await;
+        } else {
+            *run = range;
+        }
+    }
+}
+
+/// What a future gives now, if it gives something.
+async fn poll_once<T>(future: &mut (impl Future<Output = T> + Unpin)) -> Poll<T> {
+    poll_fn(|cx| Poll::Ready(std::pin::Pin::new(&mut *future).poll(cx))).await
+}
+
+struct EndOnDrop<'a> {
+    bus: &'a Bus,
+    sub: SubId,
+    queue: &'a Queue,
+}
+
+impl Drop for EndOnDrop<'_> {
+    fn drop(&mut self) {
+        self.queue.close();
+        self.bus.report_dropped(self.sub);
+    }
+}
+
+impl Bus {
+    /// The last events of an origin that are on the disk without one missing.
+    async fn tell_stored(&self, sub: SubId, pair: Pair, run: SeqRange) {
+        // The hub is gone when the node was closed; then nobody wants to know.
+        let _ = self.inner.commands.send(Command::Stored { sub, pair, run }).await;
+    }
+}
