@@ -90,7 +90,7 @@ impl Stat {
 impl Report {
     fn of(located: &Located, log: &Log) -> Result<Self, Failure> {
         let segments = log.segments().map_err(|error| unreadable(&error))?;
-        let keys = log.keys();
+        let keys = log.key_ids();
         let origins = log.next_seqs().into_iter().map(|(short, next_seq)| OriginRow {
             origin: origin_name(log, &short),
             next_seq,
