@@ -33,11 +33,12 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let refusals = [RefusedWhy::NotHere, RefusedWhy::NotAllowed, RefusedWhy::TooMany];
     let others = [
         Message::Unsubscribe { id: 1, pair },
-        Message::Fetch { id: u64::MAX, pair, ranges: vec![SeqRange { from: 3, to: u64::MAX }] },
+        Message::Fetch { id: u64::MAX, pair, ranges: vec![SeqRange { from: 3, to: u64::MAX }], len_max: 1 << 20 },
+        Message::Stored { pair, range: SeqRange { from: 3, to: 4 } },
         Message::Received { pair, next: 9 },
         Message::Subscribed { id: 1, start: 2, next: 3, incarnation: 1, kept_from: 1 },
         Message::Grant { pair, grant: b"grant" },
-        Message::Batches { id: 9, pair, covered: 7, next: 8, kept_from: 2, frames: b"frames" },
+        Message::Batches { id: 9, pair, covered: 7, next: 8, kept_from: 2, more: true, frames: b"frames" },
         Message::Equivocation { proof: b"proof" },
     ];
     let starts = starts.map(|start| Message::Subscribe { id: 1, pair, start });

@@ -115,7 +115,10 @@ impl Files<'_> {
             None => (0, None),
         };
         while next <= at {
-            let origins = index.as_ref().map(|index| index.origins.clone()).unwrap_or_default();
+            let origins = match &index {
+                Some(index) => index.origins.clone(),
+                None => self.origins_before(bases[0])?,
+            };
             let made = self.make_index(bases, next, &origins)?;
             if !self.config.read_only {
                 // An index that cannot be written is made again the next time.
@@ -124,6 +127,31 @@ impl Files<'_> {
             (index, next) = (Some(made), next + 1);
         }
         Ok(Arc::new(index.expect("`at` is in range, so one was read or made")))
+    }
+
+    /// The origins of segments that retention has given up: the index of the last of them stays for that.
+    pub(crate) fn origins_before(&self, base: u64) -> io::Result<Vec<OriginRange>> {
+        for last in self.given_up(base)?.into_iter().rev() {
+            let path = index_path(self.dir, last);
+            let file = self.disk().open(&path, OpenMode::Read)?;
+            let len = usize::try_from(file.len()?).map_err(|_| io::ErrorKind::InvalidData)?;
+            if let Ok(index) = IndexFile::decode(&read_up_to(&*file, 0, len)?)
+                && index.meta.log == self.id
+                && index.meta.base == last
+            {
+                return Ok(index.origins);
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    /// The bases below this one of which there is an index and no segment.
+    pub(crate) fn given_up(&self, base: u64) -> io::Result<Vec<u64>> {
+        let (names, bases) = (self.disk().list(self.dir)?, self.bases()?);
+        let indexes = names.iter().filter_map(|name| base_in_name(name, "idx"));
+        let mut given_up: Vec<u64> = indexes.filter(|b| *b < base && bases.binary_search(b).is_err()).collect();
+        given_up.sort_unstable();
+        Ok(given_up)
     }
 
     fn read_index(&self, bases: &[u64], at: usize) -> io::Result<Option<IndexFile>> {

@@ -47,7 +47,7 @@ impl Log {
             // Retention may have been here meanwhile.
             segments.extend(core.sealed_info(base)?.filter(|info| info.next_offset > first || info.base >= first));
         }
-        segments.push(core.active_info());
+        segments.push(core.active_info()?);
         Ok(segments)
     }
 
@@ -93,19 +93,27 @@ impl Core {
         }))
     }
 
-    fn active_info(&self) -> SegmentInfo {
-        // The writer first: a segment cannot end while it is held.
-        let writer = lock(&self.writer);
-        let active = &writer.active;
-        let (base, next_offset) = (active.base(), self.end_offset.load(Ordering::Acquire));
-        SegmentInfo {
-            base,
-            next_offset,
-            bytes: active.bytes.end(),
-            file_bytes: active.allocated(),
-            begun: active.params.base_time,
-            last: (next_offset > base).then_some(writer.time),
-            sealed: false,
+    fn active_info(&self) -> Result<SegmentInfo, ReadError> {
+        let mut info = {
+            // A segment cannot end while the writer is held.
+            let writer = lock(&self.writer);
+            let active = &writer.active;
+            let (base, next_offset) = (active.base(), self.end_offset.load(Ordering::Acquire));
+            SegmentInfo {
+                base,
+                next_offset,
+                bytes: active.bytes.end(),
+                file_bytes: active.allocated(),
+                begun: active.params.base_time,
+                last: (next_offset > base).then_some(writer.time),
+                sealed: false,
+            }
+        };
+        if self.config.read_only {
+            // Beside a process that writes, the file goes on behind what is looked at.
+            let opened = self.files().open(info.base).reading(&segment_path(&self.dir, info.base))?;
+            info.file_bytes = opened.map_or(0, |opened| opened.len);
         }
+        Ok(info)
     }
 }

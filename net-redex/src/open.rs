@@ -74,7 +74,7 @@ pub(crate) fn open(dir: &Path, mut config: LogConfig) -> Result<(Core, Recovery,
     let sealed: Vec<u64> = files.bases().opening(dir)?.into_iter().filter(|base| *base < tail.base).collect();
     let before = match sealed.len().checked_sub(1) {
         Some(last) => files.index(&sealed, last).opening(dir)?.origins.clone(),
-        None => Vec::new(),
+        None => files.origins_before(tail.base).opening(dir)?,
     };
     let index = files.index_of(&tail.opened, &tail.records, &before).opening(dir)?;
     let keys = KeyRing::load(&files)?;
@@ -182,30 +182,32 @@ fn tidy(files: &Files<'_>, manifest: &Manifest, report: &mut Recovery) -> Result
     if files.config.read_only {
         return Ok(bases);
     }
+    while let [base, next, ..] = bases[..]
+        && next <= manifest.first
+    {
+        give_up(files, base).opening(files.dir)?;
+        report.passed_over.push(format!("{base:016x}.seg had been given up by retention"));
+        bases.remove(0);
+    }
+    let given_up = files.given_up(bases.first().copied().unwrap_or(manifest.first)).opening(files.dir)?;
     for name in files.disk().list(files.dir).opening(files.dir)? {
-        let orphan = base_in_name(&name, "idx").is_some_and(|base| bases.binary_search(&base).is_err());
+        let orphan = base_in_name(&name, "idx")
+            .is_some_and(|base| bases.binary_search(&base).is_err() && given_up.last() != Some(&base));
         if orphan || name.ends_with(".tmp") {
             let path = files.dir.join(&name);
             files.disk().remove(&path).opening(&path)?;
         }
     }
-    while let [base, next, ..] = bases[..]
-        && next <= manifest.first
-    {
-        remove_segment(files, base).opening(files.dir)?;
-        report.passed_over.push(format!("{base:016x}.seg had been given up by retention"));
-        bases.remove(0);
-    }
     Ok(bases)
 }
 
-/// Takes a segment and its index out of the directory.
-pub(crate) fn remove_segment(files: &Files<'_>, base: u64) -> io::Result<()> {
+/// Takes a segment out of the directory. Its index stays, for the origins in it, and those of others before it go.
+pub(crate) fn give_up(files: &Files<'_>, base: u64) -> io::Result<()> {
     files.disk().remove(&segment_path(files.dir, base))?;
-    match files.disk().remove(&index_path(files.dir, base)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+    for before in files.given_up(base)? {
+        files.disk().remove(&index_path(files.dir, before))?;
     }
+    Ok(())
 }
 
 /// Makes a first segment: of a new log, or of one whose end is gone.

@@ -12,7 +12,7 @@ use crate::disk::read_up_to;
 use crate::files::Files;
 use crate::format::{Floor, SEGMENT_HEADER_LEN, SLOT_LEN, newest};
 use crate::mutants::mutant;
-use crate::open::remove_segment;
+use crate::open::give_up;
 use crate::segment::Segment;
 use crate::{AppendError, Log};
 
@@ -310,8 +310,10 @@ impl Core {
         self.sealed_index(base).is_ok_and(|index| index.meta.end_time < limit)
     }
 
-    /// Gives up one segment: first the manifest says so, then the file goes.
+    /// Gives up one segment: first its index is safe, for the origins in it; then the manifest says so, then the file goes.
     fn trim(&self, oldest: u64, next: u64) -> io::Result<()> {
+        let index = self.sealed_index(oldest)?;
+        self.files().write_index(&index)?;
         {
             let mut writer = lock(&self.writer);
             let before = {
@@ -327,7 +329,7 @@ impl Core {
         lock(&self.indexes).retain(|(base, _)| *base != oldest);
         lock(&self.chores.state).indexes.retain(|index| index.meta.base != oldest);
         lock(&self.holes).retain(|_, hole| hole.offsets.end > next);
-        remove_segment(&self.files(), oldest)?;
+        give_up(&self.files(), oldest)?;
         if !mutant!("skip_dir_sync") {
             self.config.disk.sync_dir(&self.dir)?;
         }

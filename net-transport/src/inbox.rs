@@ -70,6 +70,14 @@ pub enum Event {
         /// Why.
         reason: UnjoinReason,
     },
+    /// One who takes the frames of a served pair kept the others waiting for too long: nobody waits for it until half its queue
+    /// has drained, or it says that it has room. What it misses meanwhile it asks for.
+    Slow {
+        /// The pair.
+        pair: Pair,
+        /// The neighbour; this node itself if it is its own inbox.
+        node: NodeId,
+    },
     /// How many take the frames of a served pair has changed.
     Joiners {
         /// The pair.
@@ -477,6 +485,16 @@ impl Events {
     pub(crate) fn push(&self, event: Event) {
         lock(&self.queue).push_back(event);
         self.pushed.notify_one();
+    }
+
+    /// Drops the event if as many wait as may: for those that nothing depends on.
+    pub(crate) fn offer(&self, event: Event) {
+        let mut queue = lock(&self.queue);
+        if queue.len() < self.limit {
+            queue.push_back(event);
+            drop(queue);
+            self.pushed.notify_one();
+        }
     }
 
     /// Waits until fewer than the limit are queued: back-pressure for whoever reads what causes events.

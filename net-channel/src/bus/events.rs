@@ -53,6 +53,14 @@ pub enum NodeEvent {
         /// Why.
         reason: UnjoinReason,
     },
+    /// A subscriber kept the others waiting for too long: nobody waits for it until it has caught up. What it misses it is
+    /// told of, and asks for.
+    SlowSubscriber {
+        /// Channel and origin.
+        pair: Pair,
+        /// Which node.
+        node: NodeId,
+    },
     /// A subscription was told of events that are not waited for any longer.
     Gap(Gap),
     /// A subscription was told that a producer was started again.

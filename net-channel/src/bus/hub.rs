@@ -237,6 +237,7 @@ impl Hub {
                 self.inner.events.send(NodeEvent::Unjoined { pair, node, reason });
                 self.subscriptions.handle_unjoined(now(), pair);
             }
+            Event::Slow { pair, node } => self.inner.events.send(NodeEvent::SlowSubscriber { pair, node }),
             Event::LinkUp { node, .. } => {
                 self.inner.events.send(NodeEvent::PeerUp { node });
                 self.subscriptions.handle_neighbour(node);

@@ -486,7 +486,9 @@ impl DeliveryBuffer {
         if unconfirmed && line.told.is_some_and(|(next, asked_at)| parent.seq >= next && since <= asked_at) {
             return Cause::Missing(waited, GapWhy::Denied);
         }
-        let mut until = if line.silent { now } else { line.moved_at.max(self.floor).max(since) + GAP_AFTER };
+        // One that was waited for in vain, and has answered nothing for as long, is not waited for again.
+        let is_gone = line.silent && line.told.is_none_or(|(_, asked_at)| asked_at + GAP_AFTER <= now);
+        let mut until = if is_gone { now } else { line.moved_at.max(self.floor).max(since) + GAP_AFTER };
         let other = &self.lines[waited];
         let looks_again = other.is_dirty || other.deadline.is_some();
         if other.blocked.is_some() && looks_again && !self.waits_for(waited, id) {

@@ -2,6 +2,7 @@
 
 mod care;
 mod damage;
+mod kept;
 mod reading;
 
 use std::path::PathBuf;

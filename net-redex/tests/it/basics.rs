@@ -54,3 +54,33 @@ fn small_segments_roll_and_read_back() {
         }
     }
 }
+
+#[test]
+fn origins_are_known_after_retention_has_given_up_all_that_they_wrote() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let retention = net_redex::Retention::default().events(1);
+    let open = || Log::open(dir.path(), config().segment_bytes(64 << 10).retention(retention)).expect("it opens");
+    let (mut gone, mut other) = (Origin::new(1), Origin::new(2));
+    let log = open();
+    let first = gone.batch(&[b"first"]);
+    let _ack = log.append(&first).wait().expect("stored");
+    for _ in 0..20 {
+        let _ack = log.append(&other.batch(&[&[7; 20_000]])).wait().expect("stored");
+    }
+    log.tend();
+    assert!(log.first_offset() > 1);
+    let heads = log.next_seqs();
+    drop(log);
+    for _ in 0..2 {
+        let log = open();
+        assert_eq!((log.next_seqs(), heads.len()), (heads.clone(), 2));
+        log.tend();
+        log.trim(u64::MAX).expect("all of it is given up");
+    }
+    let log = open();
+    assert_eq!(log.next_seqs(), heads);
+    let indexes = std::fs::read_dir(dir.path())
+        .expect("readable")
+        .filter(|entry| entry.as_ref().expect("readable").file_name().to_string_lossy().ends_with(".idx"));
+    assert!(indexes.count() <= 2, "the indexes of what was given up before are gone");
+}

@@ -115,8 +115,11 @@ fn trim_is_refused_by_a_log_that_is_only_looked_at_and_by_one_that_is_closed() {
 fn log_beside_a_writer_says_so() {
     let (dir, log, _) = filled(SyncPolicy::Group, 1);
     assert!(!log.recovery().beside_writer);
-    let beside = || Log::open(dir.path(), config().read_only()).expect("readable").recovery().beside_writer;
+    let open = || Log::open(dir.path(), config().read_only()).expect("readable");
+    let beside = || open().recovery().beside_writer;
     assert!(beside());
+    let file_bytes = |log: &Log| log.segments().expect("readable")[0].file_bytes;
+    assert_eq!(file_bytes(&open()), file_bytes(&log), "the file, not what is looked at");
     log.close().expect("closed");
     assert!(!beside());
 }
@@ -126,14 +129,14 @@ fn keys_of_the_ring_are_named_and_only_with_its_secret() {
     let dir = tempfile::tempdir().expect("a directory");
     let origin = Origin::new(1);
     let log = Log::open(dir.path(), config().ring_secret([5; 32])).expect("a new log");
-    assert_eq!(log.keys(), Some(vec![]));
-    log.add_key(origin.key.id(), origin.sender_key.clone()).expect("room");
+    assert_eq!(log.key_ids(), Some(vec![]));
+    log.add_key(origin.key.id(), 0, origin.sender_key.clone()).expect("room");
     let names = vec![(origin.short(), origin.sender_key.key_id())];
-    assert_eq!(log.keys(), Some(names.clone()));
+    assert_eq!(log.key_ids(), Some(names.clone()));
     assert_eq!(log.origin(&origin.short()), Some(origin.key.id()));
     assert_eq!(log.origin(&Origin::new(2).short()), None);
     log.close().expect("closed");
-    let open = |config: LogConfig| Log::open(dir.path(), config.read_only()).expect("readable").keys();
+    let open = |config: LogConfig| Log::open(dir.path(), config.read_only()).expect("readable").key_ids();
     assert_eq!(open(config()), None);
     assert_eq!(open(config().ring_secret([5; 32])), Some(names));
 }

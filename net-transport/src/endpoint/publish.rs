@@ -14,7 +14,7 @@ use crate::neighbour::Neighbour;
 use crate::outbox::{Lane, Queued};
 use crate::pace::{Fill, Gauge, Standing};
 use crate::sync::{lock, read};
-use crate::{HEADER_LEN, Header, NodeId, Pair};
+use crate::{Event, HEADER_LEN, Header, NodeId, Pair};
 
 /// Where a frame went.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -215,6 +215,7 @@ impl Endpoint {
             } else {
                 pace.rest(now);
                 taker.set_slow();
+                self.shared.events.offer(Event::Slow { pair: *pair, node: taker.node });
             }
         }
         match wait {
@@ -233,11 +234,13 @@ impl Endpoint {
     ) -> impl Iterator<Item = Taking<'a>> + use<'a> {
         let priority = served.priority();
         let links = served.takers.iter().map(move |taker| Taking {
+            node: taker.link.node,
             told_full: taker.full,
             queue: taker.link.outbox.queued(priority),
             patience: &taker.pace,
         });
         let own = served.local.then(|| Taking {
+            node: self.shared.me,
             told_full: joins.local_full(pair),
             queue: self.shared.frames.own(),
             patience: &served.local_pace,
@@ -284,6 +287,7 @@ enum Wait {
 
 /// One of those who take the frames of a pair.
 struct Taking<'a> {
+    node: NodeId,
     /// It has said that it is full.
     told_full: bool,
     queue: &'a Gauge,

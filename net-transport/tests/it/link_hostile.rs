@@ -314,6 +314,7 @@ async fn peer_that_never_reads_its_lanes_costs_bounded_memory_and_holds_up_nobod
     let (_, bytes, skipped) = queued.into_iter().find(|(node, ..)| *node == raw.id).expect("it is still linked");
     assert!(bytes <= (4 << 20) + 60_064, "{bytes} bytes wait");
     assert_eq!(skipped, a.metrics().frames_skipped_slow + a.metrics().frames_skipped_queue_full);
+    a.slow(pair(1), raw.id).await;
 }
 
 #[tokio::test]

@@ -146,6 +146,13 @@ impl Node {
         .await;
     }
 
+    pub(crate) async fn slow(&mut self, pair: Pair, node: NodeId) {
+        self.event("a slow taker", |event| {
+            matches!(event, Event::Slow { pair: p, node: n } if *p == pair && *n == node).then_some(())
+        })
+        .await;
+    }
+
     pub(crate) async fn frame(&mut self) -> net_transport::Frame {
         timeout(DEADLINE, self.frames.recv()).await.expect("a frame comes").expect("the endpoint is open")
     }

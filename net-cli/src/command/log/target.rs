@@ -139,12 +139,14 @@ impl Located {
     /// The name of the channel, or what stands for it where the directory does not tell.
     pub(super) fn name(&self, log: &Log) -> String {
         let named = self.channel.clone().or_else(|| {
-            let path = std::path::absolute(&self.path).ok()?;
-            let path = path.canonicalize().unwrap_or(path);
-            let of_dir = logs::channel_of(path.file_name()?.to_str()?);
+            let path = self.path.canonicalize().unwrap_or_else(|_| self.path.clone());
+            let of_dir = path.file_name().and_then(|name| logs::channel_of(name.to_str()?));
             // What a log has that was opened without saying for which channel.
             let unnamed = ChannelName::parse("log").ok();
-            of_dir.into_iter().chain(unnamed).find(|name| name.hash(&log.mesh()) == log.channel())
+            // It may be a copy of one of the node's own, of whatever name.
+            let own = self.state.iter().flat_map(|state| logs::list(state).unwrap_or_default());
+            let is_it = |name: &ChannelName| name.hash(&log.mesh()) == log.channel();
+            of_dir.into_iter().chain(unnamed).chain(own).find(is_it)
         });
         named.map_or_else(|| format!("#{}", &log.channel().to_string()[..16]), |name| name.to_string())
     }

@@ -85,7 +85,10 @@ fn cut_history_is_found_by_what_was_expected() {
     let expected = expected.display().to_string();
     keeper.node.run(&["log", "verify", "a", "--expect", &expected]).ok();
     let copy = copy.display().to_string();
-    keeper.node.run(&["log", "verify", &copy]).ok();
+    let out = keeper.node.run(&["log", "verify", &copy]).ok();
+    assert!(out.starts_with("a: checksums"), "a copy of one's own is known by whatever name: {out}");
+    let stranger = keeper.place.node("stranger").run(&["log", "verify", &copy]).ok();
+    assert!(stranger.starts_with('#'), "and a stranger's by its hash: {stranger}");
     let ended = keeper.node.run(&["log", "verify", &copy, "--expect", &expected]);
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(ended.out.contains("the end is missing"), "{ended:?}");
