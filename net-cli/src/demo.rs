@@ -24,7 +24,7 @@ use crate::cli::Global;
 use crate::demo::attack::Attack;
 use crate::demo::child::Child;
 use crate::demo::messages::{News, Order, Origins, RoleName, Setup};
-use crate::demo::report::{Comeback, Report};
+use crate::demo::report::{Comeback, Report, Run};
 use crate::demo::tamper::Tampering;
 use crate::failure::Failure;
 use crate::host::interrupted;
@@ -164,19 +164,19 @@ impl Demo {
         output.progress("replaying for a late subscriber");
         let mut late = stage.start("late", RoleName::Late { network: LATE_NETWORK.to_owned() }).await?;
         late.ready().await?;
-        let late_seen = late.seen().await?;
+        let replayed = late.seen().await?;
         let at_consumer = consumer.storm().await?;
         let mut everywhere = at_consumer;
         for child in producers.iter_mut().chain([&mut alerter, &mut late]) {
             everywhere += child.storm().await?;
         }
-        let storms = (at_consumer, everywhere);
+        let run = Run { published, alerts, seen, late: replayed, at_consumer, everywhere };
 
         let killed = producers.pop().ok_or_else(|| Failure::new("there is no producer"))?;
         let (returned, comeback) = self.kill(killed, &mut stage, output).await?;
         output.progress_done();
         Child::stop_all(producers.into_iter().chain([alerter, consumer, late, returned])).await?;
-        Ok(Report::new(&published, alerts, seen, late_seen, comeback, storms, self.sabotage, began.elapsed()))
+        Ok(Report::new(run, comeback, self.sabotage, began.elapsed()))
     }
 
     /// Kills the last of the producers, looks at what it has left on the disk, starts it again there, and has two late

@@ -53,6 +53,17 @@ pub(crate) struct Report {
     seconds: f64,
 }
 
+/// What happened until a producer was killed.
+pub(crate) struct Run {
+    pub(crate) published: Vec<Published>,
+    pub(crate) alerts: u64,
+    pub(crate) seen: Seen,
+    pub(crate) late: Seen,
+    pub(crate) at_consumer: Storm,
+    /// On all processes together.
+    pub(crate) everywhere: Storm,
+}
+
 /// How a producer was killed and came back.
 pub(crate) struct Comeback {
     pub(crate) verified: Verified,
@@ -90,21 +101,13 @@ struct Rates {
 }
 
 impl Report {
-    pub(crate) fn new(
-        published: &[Published],
-        alerts: u64,
-        seen: Seen,
-        late: Seen,
-        comeback: Comeback,
-        (consumer, storm): (Storm, Storm),
-        sabotage: Option<Sabotage>,
-        took: Duration,
-    ) -> Self {
+    pub(crate) fn new(run: Run, comeback: Comeback, sabotage: Option<Sabotage>, took: Duration) -> Self {
+        let Run { published, alerts, seen, late, at_consumer, everywhere } = run;
         let mut checks = seen.checks;
         let delivered = seen.quakes + seen.alerts;
-        checks.push(acknowledged(published));
+        checks.push(acknowledged(&published));
         checks.push(replayed(&late));
-        checks.push(Storm::check(&consumer, &storm));
+        checks.push(Storm::check(&at_consumer, &everywhere));
         let killed =
             Killed { durable: published.last().map_or(0, |killed| killed.durable), verified: comeback.verified };
         checks.push(killed.check(published.last().map_or(0, |killed| killed.events)));
@@ -130,7 +133,7 @@ impl Report {
             late_quakes: late.quakes,
             late_alerts: late.alerts,
             alerts_before_quake: seen.alerts_first,
-            storm,
+            storm: everywhere,
             killed,
             replays,
             checks,

@@ -39,18 +39,22 @@ fn nonsense_on_the_socket_is_refused_and_the_node_goes_on() {
     let place = Place::new();
     let node = place.node("a");
     let _up = node.up();
-    let newer = say(&node, b"{\"version\":2,\"request\":{\"op\":\"ticket\"}}\n");
-    assert!(newer.contains("version 1") && newer.contains("refused"), "{newer}");
+    let newer = say(&node, b"{\"version\":3,\"request\":{\"op\":\"ticket\"}}\n");
+    assert!(newer.contains("version 2") && newer.contains("refused"), "{newer}");
+    let patterns = vec!["\"a\""; 65].join(",");
+    let keeps_too_much = format!("{{\"version\":2,\"request\":{{\"op\":\"keep\",\"patterns\":[{patterns}]}}}}\n");
     let nonsense: &[&[u8]] = &[
+        keeps_too_much.as_bytes(),
+        b"{\"version\":2,\"request\":{\"op\":\"keep\",\"patterns\":[\"a b\"]}}\n",
         b"GET / HTTP/1.1\r\n\r\n",
         b"{}\n",
         b"\xff\xfe\n",
-        b"{\"version\":1,\"request\":{\"op\":\"reboot\"}}\n",
-        b"{\"version\":1,\"request\":{\"op\":\"subscribe\",\"pattern\":7}}\n",
-        b"{\"version\":1,\"request\":{\"op\":\"subscribe\",\"pattern\":\"a//b\",\"start\":\"live\"}}\n",
-        b"{\"version\":1,\"request\":{\"op\":\"join\",\"ticket\":\"net1\"}}\n",
-        b"{\"version\":1,\"request\":{\"op\":\"publish\"}}\n{\"event\":{\"channel\":\"a//b\",\"payload\":{\"text\":\"x\"}}}\n",
-        b"{\"version\":1,\"request\":{\"op\":\"publish\"}}\n{\"event\":{\"channel\":\"a\",\"payload\":{\"base64\":\"!\"}}}\n",
+        b"{\"version\":2,\"request\":{\"op\":\"reboot\"}}\n",
+        b"{\"version\":2,\"request\":{\"op\":\"subscribe\",\"pattern\":7}}\n",
+        b"{\"version\":2,\"request\":{\"op\":\"subscribe\",\"pattern\":\"a//b\",\"start\":\"live\"}}\n",
+        b"{\"version\":2,\"request\":{\"op\":\"join\",\"ticket\":\"net1\"}}\n",
+        b"{\"version\":2,\"request\":{\"op\":\"publish\"}}\n{\"event\":{\"channel\":\"a//b\",\"payload\":{\"text\":\"x\"}}}\n",
+        b"{\"version\":2,\"request\":{\"op\":\"publish\"}}\n{\"event\":{\"channel\":\"a\",\"payload\":{\"base64\":\"!\"}}}\n",
     ];
     for line in nonsense {
         let answer = say(&node, line);
