@@ -9,3 +9,5 @@ mod metrics;
 mod node;
 #[cfg(feature = "log")]
 mod persist;
+#[cfg(feature = "log")]
+mod slow_disk;

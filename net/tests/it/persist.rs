@@ -146,23 +146,6 @@ async fn a_keeper_has_the_bytes_of_the_producer_and_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_keeper_is_said_to_have_is_on_its_disk() {
-    let temporary = tempfile::tempdir().expect("a temporary directory");
-    let a = start(&temporary.path().join("a")).await;
-    let b = builder().dir(temporary.path().join("b")).ticket(a.ticket()).start().await.expect("starts");
-    let _keeper = b.keep("**", LogConfig::default()).await.expect("a pattern");
-    let channel = a.channel("x").open().await.expect("opens");
-    assert!(channel.wait_for_subscribers(1, DEADLINE).await);
-    for n in 0..20 {
-        publish(&channel, n..n + 1).await;
-        assert_eq!(channel.wait_for_delivery(DEADLINE).await, Delivered { subscribers: 1, complete: 1 });
-        assert_eq!(channel.keepers(), [b.id()], "after {n}");
-    }
-    a.close().await;
-    b.close().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_keeper_goes_on_where_its_log_ends() {
     let temporary = tempfile::tempdir().expect("a temporary directory");
     let (dir_a, dir_b) = (temporary.path().join("a"), temporary.path().join("b"));
