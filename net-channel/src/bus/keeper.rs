@@ -22,6 +22,8 @@ use crate::{ChannelName, NameError, OpenStore, Pattern, Store, StoreError, Store
 
 /// Batches of one channel that are on their way to the disk.
 const STORING_MAX: usize = 4_096;
+/// The most channels of one keeper: each has a log of its own, and anybody may say that there is a channel.
+pub const KEPT_CHANNELS_MAX: usize = 1_024;
 /// How long after a log has failed it is opened again.
 const AGAIN_AFTER: Duration = Duration::from_secs(5);
 
@@ -71,7 +73,8 @@ impl Bus {
     /// that this node opens from now on are persisted, as by [`crate::ChannelBuilder::persist`].
     ///
     /// # Errors
-    /// [`KeepError`]. A log that cannot be opened or written is told by [`Keeper::channels`], and tried again.
+    /// [`KeepError`]. Of more than [`KEPT_CHANNELS_MAX`] channels, those that appear last are not kept
+    /// ([`NodeEvent::KeepRefused`]). A log that cannot be opened or written is told by [`Keeper::channels`], and tried again.
     #[expect(clippy::unused_async, reason = "it spawns tasks, so it must be called in a runtime")]
     pub async fn keep(&self, pattern: &str, config: impl OpenStore + 'static) -> Result<Keeper, KeepError> {
         let pattern = Pattern::open(pattern, &self.inner.endpoint.id())?;
@@ -132,11 +135,21 @@ impl Keeping {
     }
 
     fn begin(&self, name: &ChannelName, running: &CancellationToken) {
-        if !self.pattern.matches(name) || lock(&self.kept).contains_key(name) {
+        if !self.pattern.matches(name) {
             return;
         }
-        let channel = KeptChannel { name: name.clone(), events: 0, failure: None };
-        lock(&self.kept).insert(name.clone(), channel);
+        {
+            let mut kept = lock(&self.kept);
+            if kept.contains_key(name) {
+                return;
+            }
+            if kept.len() >= KEPT_CHANNELS_MAX {
+                tracing::warn!(channel = %name, "not kept: a keeper has at most {KEPT_CHANNELS_MAX} channels");
+                self.bus.inner.events.send(NodeEvent::KeepRefused { channel: name.clone() });
+                return;
+            }
+            kept.insert(name.clone(), KeptChannel { name: name.clone(), events: 0, failure: None });
+        }
         let (bus, config, kept) = (self.bus.clone(), self.config.clone(), self.kept.clone());
         let (name, running) = (name.clone(), running.clone());
         let keep = async move {

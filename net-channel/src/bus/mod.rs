@@ -35,7 +35,7 @@ pub use channel::{Channel, ChannelBuilder, Delivered, Publish};
 pub use environment::Environment;
 pub use events::{NodeEvent, NodeEvents};
 pub use gate::OpenGate;
-pub use keeper::{KeepError, Keeper, KeptChannel};
+pub use keeper::{KEPT_CHANNELS_MAX, KeepError, Keeper, KeptChannel};
 pub use metrics::{BusMetrics, ProducerMetrics, SubscriptionMetrics};
 pub use quota::QuotaCounters;
 pub use receipt::{Ack, Receipt};
