@@ -21,12 +21,13 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 /// Everything but [`Store::enqueue`] may block for as long as a disk takes.
 pub trait Store: fmt::Debug + Send + Sync {
     /// Gives a batch its place behind those before it. The first future ends when it has one, the second when the batch
-    /// is written, and on the disk if the store's policy says so.
+    /// is written, and on the disk if the store's policy says so. With `expected`, the origin's next seq must be that one
+    /// (0: it has none), so that nothing is placed behind a batch that failed.
     ///
     /// # Errors
     /// The first: nothing has changed, and the same place may be taken by another batch. The second: whether the batch is
     /// there is not known.
-    fn enqueue<'a>(&'a self, frame: &'a [u8]) -> StoreFuture<'a, StoreFuture<'static, Stored>>;
+    fn enqueue<'a>(&'a self, frame: &'a [u8], expected: Option<u64>) -> StoreFuture<'a, StoreFuture<'static, Stored>>;
 
     /// Where an origin stands: its next seq and the hash of the batch before that; nothing if the store has none of it.
     fn head(&self, origin: &EntityId) -> Option<(u64, BatchHash)>;
@@ -151,6 +152,9 @@ pub enum StoreError {
     /// An event of the batch is there already.
     #[error("the log has this batch already")]
     Duplicate,
+    /// This batch, key or origin cannot be stored; others can.
+    #[error("{}", chain(&**.0))]
+    Refused(Arc<dyn Error + Send + Sync>),
     /// Anything else, in the store's own words.
     #[error("{}", chain(&**.0))]
     Failed(Arc<dyn Error + Send + Sync>),
@@ -170,5 +174,10 @@ impl StoreError {
     /// An error of the store's own.
     pub fn new(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::Failed(Arc::from(error.into()))
+    }
+
+    /// An error that concerns one batch, key or origin.
+    pub fn refused(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Refused(Arc::from(error.into()))
     }
 }

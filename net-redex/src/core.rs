@@ -222,15 +222,15 @@ impl Core {
         }
         let head = staging.heads.get(&origin).copied().or_else(|| self.index().head(&origin));
         let next = head.map_or(0, |head| head.next);
-        if let Some(expected) = expected
-            && expected != next
-        {
-            return Err(AppendError::Conflict { next });
-        }
         if seq < next
             && let Some(seq) = self.first_known(staging, origin, seq, events)
         {
             return Err(AppendError::Duplicate { seq });
+        }
+        if let Some(expected) = expected
+            && expected != next
+        {
+            return Err(AppendError::Conflict { next });
         }
         if staging.bytes > 0 && staging.bytes + len > STAGED_BYTES_MAX {
             let last = staging.queue.back_mut();

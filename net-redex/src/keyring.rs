@@ -24,6 +24,8 @@ const SALT_LEN: usize = 32;
 const TAG_LEN: usize = 16;
 /// Keys in a ring, and origins: then the oldest log of a channel is better divided by retention.
 const KEYS_MAX: usize = 65_536;
+/// Keys of one origin: then its oldest goes.
+const KEYS_OF_ORIGIN_MAX: usize = 4_096;
 const KEY_ENTRY_LEN: usize = 8 + 8 + 32;
 
 /// Who signed, and what opens.
@@ -133,6 +135,11 @@ impl KeyRing {
             return Err(KeyRingError::Full);
         }
         let new_origin = self.add_origin(origin)?;
+        let its = (origin.short(), KeyId([0; 4]))..=(origin.short(), KeyId([u8::MAX; 4]));
+        if !self.keys.contains_key(&name) && self.keys.range(its.clone()).count() >= KEYS_OF_ORIGIN_MAX {
+            let oldest = self.keys.range(its).min_by_key(|(_, (first_seq, _))| *first_seq).map(|(name, _)| *name);
+            oldest.map(|oldest| self.keys.remove(&oldest));
+        }
         Ok(self.keys.insert(name, (first_seq, key)).is_none_or(|(before, _)| before != first_seq) || new_origin)
     }
 

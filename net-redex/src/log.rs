@@ -209,15 +209,21 @@ impl Log {
     /// # Cancel safety
     /// Dropped before it ends, the batch has no place.
     pub fn enqueue<'a>(&'a self, batch: &'a [u8]) -> Enqueue<'a> {
-        Enqueue { log: self, batch, expected: None, no_room: None }
+        self.enqueue_if(None, batch)
+    }
+
+    /// [`Log::enqueue`], if its origin's next seq in this log is `next_seq`; 0 for an origin that has none.
+    pub(crate) fn enqueue_if<'a>(&'a self, next_seq: Option<u64>, batch: &'a [u8]) -> Enqueue<'a> {
+        Enqueue { log: self, batch, expected: next_seq, no_room: None }
     }
 
     /// Appends a batch if its origin's next seq in this log is `next_seq`; 0 for an origin that has none.
     ///
     /// # Errors
-    /// [`AppendError::Conflict`] if it is another one; nothing is written then.
+    /// [`AppendError::Duplicate`] if the batch is there, [`AppendError::Conflict`] if the origin's next seq is another one;
+    /// nothing is written then.
     pub fn append_if<'a>(&'a self, next_seq: u64, batch: &'a [u8]) -> Append<'a> {
-        Append(AppendState::New(Enqueue { expected: Some(next_seq), ..self.enqueue(batch) }))
+        Append(AppendState::New(self.enqueue_if(Some(next_seq), batch)))
     }
 
     /// Returns when everything acknowledged before is on the disk, whatever the policy. Blocks.

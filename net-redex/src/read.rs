@@ -622,7 +622,7 @@ impl Core {
     }
 
     /// Keeps what tells without the index which seqs are not in a segment: gaps that are filled late ask every time.
-    fn remember_ranges(&self, base: u64, index: &IndexFile) {
+    pub(crate) fn remember_ranges(&self, base: u64, index: &IndexFile) {
         let ranges = index.origins.iter().filter_map(|o| o.range.map(|(first, last)| (o.origin, first, last)));
         let ranges: Ranges = ranges.take(RANGES_MAX + 1).collect();
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);

@@ -1,6 +1,6 @@
 //! A log as the memory of a channel in a bus.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use net_channel::{
     BatchHash, Cursor, OpenStore, Seek, SenderKey, SeqRange, Store, StoreError, StoreFuture, StorePlace, Stored,
@@ -9,8 +9,9 @@ use net_identity::EntityId;
 use net_transport::ShortId;
 
 use crate::core::Core;
-use crate::format::{Entry, OriginRange, header};
-use crate::{Ack, AppendError, Found, Log, LogConfig, Start};
+use crate::format::{Entry, OriginRange};
+use crate::segment::Segment;
+use crate::{Ack, AppendError, Batch, KeyRingError, Log, LogConfig};
 
 const NANOS_PER_MS: u64 = 1_000_000;
 
@@ -26,11 +27,11 @@ impl OpenStore for LogConfig {
 }
 
 impl Store for Log {
-    fn enqueue<'a>(&'a self, frame: &'a [u8]) -> StoreFuture<'a, StoreFuture<'static, Stored>> {
+    fn enqueue<'a>(&'a self, frame: &'a [u8], expected: Option<u64>) -> StoreFuture<'a, StoreFuture<'static, Stored>> {
         Box::pin(async move {
-            let queued = Self::enqueue(self, frame).await.map_err(store_error)?;
+            let queued = self.enqueue_if(expected, frame).await.map_err(append_error)?;
             let stored: StoreFuture<'static, Stored> = Box::pin(async move {
-                let ack = queued.await.map_err(store_error)?;
+                let ack = queued.await.map_err(append_error)?;
                 Ok(Stored { offset: ack.offset(), durable: matches!(ack, Ack::Durable { .. }) })
             });
             Ok(stored)
@@ -59,17 +60,16 @@ impl Store for Log {
         match to {
             Seek::First => self.core.first_seq_of(short).map_err(StoreError::new),
             Seek::Back { before, events } => self.core.seq_back(short, before, events).map_err(StoreError::new),
-            Seek::Since(_) if self.next_seq(&short).is_none() => Ok(None),
             Seek::Since(unix_ms) => {
-                let start = Start::Time(unix_ms.saturating_mul(NANOS_PER_MS));
-                for found in self.read(start).map_err(StoreError::new)? {
-                    if let Found::Batch(batch) = found.map_err(StoreError::new)?
-                        && batch.header().origin() == short
-                    {
-                        return Ok(Some(batch.header().seq()));
-                    }
-                }
-                Ok(None)
+                let time = unix_ms.saturating_mul(NANOS_PER_MS);
+                let every = SeqRange { from: 0, to: u64::MAX };
+                let mut found = None;
+                let walked = self.core.walk_origin(short, every, time, |batch| {
+                    found = (batch.time() >= time).then(|| batch.header().seq());
+                    found.is_none()
+                });
+                walked.map_err(StoreError::new)?;
+                Ok(found)
             }
         }
     }
@@ -84,27 +84,20 @@ impl Store for Log {
         let short = origin.short();
         // Taken before reading: what is appended meanwhile is not said to be missing.
         let end = range.to.min(self.next_seq(&short).unwrap_or(range.from)).max(range.from);
-        let begin = frames.len();
-        let Some(offset) = self.core.offset_from(short, range.from).map_err(StoreError::new)? else { return Ok(end) };
-        for found in Self::read(self, Start::Offset(offset)).map_err(StoreError::new)? {
-            let Found::Batch(batch) = found.map_err(StoreError::new)? else { continue };
-            let header = batch.header();
-            if header.origin() != short || batch.is_compacted() {
-                continue;
-            }
-            let (seq, next) = (header.seq(), header.seq() + u64::from(header.events()));
-            if seq >= end {
-                break;
-            }
-            if next <= range.from {
-                continue;
+        let (begin, mut covered) = (frames.len(), end);
+        let walked = self.core.walk_origin(short, SeqRange { to: end, ..range }, 0, |batch| {
+            if batch.is_compacted() {
+                return true;
             }
             if frames.len() > begin && frames.len() - begin + batch.frame().len() > len_max {
-                return Ok(seq);
+                covered = batch.header().seq();
+                return false;
             }
             frames.extend_from_slice(batch.frame());
-        }
-        Ok(end)
+            true
+        });
+        walked.map_err(StoreError::new)?;
+        Ok(covered)
     }
 
     fn cursor(&self) -> Cursor {
@@ -116,11 +109,11 @@ impl Store for Log {
     }
 
     fn add_origin(&self, origin: &EntityId) -> Result<(), StoreError> {
-        Self::add_origin(self, *origin).map_err(StoreError::new)
+        Self::add_origin(self, *origin).map_err(ring_error)
     }
 
     fn add_key(&self, origin: &EntityId, first_seq: u64, key: &SenderKey) -> Result<(), StoreError> {
-        Self::add_key(self, *origin, first_seq, key.clone()).map_err(StoreError::new)
+        Self::add_key(self, *origin, first_seq, key.clone()).map_err(ring_error)
     }
 
     fn is_open(&self) -> bool {
@@ -128,79 +121,151 @@ impl Store for Log {
     }
 
     fn close(&self) -> Result<(), StoreError> {
-        self.clone().close().map_err(store_error)
+        self.clone().close().map_err(append_error)
     }
 }
 
-fn store_error(error: AppendError) -> StoreError {
+fn append_error(error: AppendError) -> StoreError {
     match error {
         AppendError::Duplicate { .. } => StoreError::Duplicate,
+        AppendError::NotABatch(_) | AppendError::OtherChannel | AppendError::TooLarge { .. } => {
+            StoreError::refused(error)
+        }
         error => StoreError::new(error),
     }
 }
 
-/// The records of an origin, as an index knows them.
+fn ring_error(error: KeyRingError) -> StoreError {
+    match error {
+        KeyRingError::Full | KeyRingError::Collision => StoreError::refused(error),
+        error => StoreError::new(error),
+    }
+}
+
+/// The records that are an origin's, or may be: those of the 65,536th origin and later say it themselves.
 fn entries_of<'a>(
     entries: &'a [Entry],
     origins: &[OriginRange],
     origin: ShortId,
 ) -> impl DoubleEndedIterator<Item = &'a Entry> + use<'a> {
-    let number = origins.iter().position(|o| o.origin == origin).and_then(|n| u16::try_from(n).ok());
-    let number = number.filter(|number| *number != u16::MAX);
-    entries.iter().filter(move |entry| number.is_some() && entry.origin == number)
+    let place = origins.iter().position(|o| o.origin == origin);
+    let number = place.and_then(|n| u16::try_from(n).ok()).filter(|number| *number != u16::MAX);
+    entries.iter().filter(move |entry| place.is_some() && entry.origin == number)
+}
+
+/// Whether an origin has something in a segment that ends a range of seqs.
+fn reaches(origins: &[OriginRange], origin: ShortId, range: SeqRange) -> bool {
+    let its = origins.iter().find(|o| o.origin == origin).and_then(|o| o.range);
+    its.is_some_and(|(first, last)| first < range.to && last >= range.from)
 }
 
 impl Core {
-    /// Goes through the indexes of all segments, until one says what is looked for.
-    fn search<T>(
+    /// The bases of the sealed segments, and that of the one being written.
+    fn all_bases(&self) -> (Vec<u64>, u64) {
+        let table = self.table();
+        (table.sealed.keys().copied().collect(), table.active.base())
+    }
+
+    /// Goes through the batches of an origin with seqs of a range, in the order of the log, in segments that end at this
+    /// time or later, as long as `take` says so. It reads what the indexes name and nothing else.
+    fn walk_origin(
         &self,
-        newest_first: bool,
-        mut look: impl FnMut(u64, &[Entry], &[OriginRange]) -> Option<T>,
-    ) -> std::io::Result<Option<T>> {
-        let (sealed, active) = {
-            let table = self.table();
-            (table.sealed.keys().copied().collect::<Vec<_>>(), table.active.base())
-        };
-        let mut rounds = sealed.into_iter().map(Some).collect::<Vec<_>>();
-        rounds.push(None);
-        if newest_first {
-            rounds.reverse();
-        }
-        for base in rounds {
-            let found = match base.map(|base| self.sealed_index(base)) {
-                Some(Ok(index)) => look(index.meta.base, &index.entries, &index.origins),
-                // Retention was faster.
-                Some(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => None,
-                Some(Err(error)) => return Err(error),
-                None => {
-                    let index = self.index();
-                    if index.base() != active {
-                        // It has ended since, and is one of the others by now.
-                        drop(index);
-                        return self.search(newest_first, look);
-                    }
-                    look(index.base(), index.entries(), index.origins())
+        origin: ShortId,
+        range: SeqRange,
+        time: u64,
+        mut take: impl FnMut(&Batch) -> bool,
+    ) -> std::io::Result<()> {
+        let overlaps = |e: &&Entry| e.seq < range.to && e.seq + u64::from(e.events) > range.from;
+        let mut done: Option<u64> = None;
+        loop {
+            let (sealed, active) = self.all_bases();
+            for base in sealed {
+                if done.is_some_and(|done| base <= done) {
+                    continue;
                 }
+                // None of a segment that retention was faster to give up.
+                let Some((segment, index)) = self.sealed_segment(base)? else { continue };
+                done = Some(base);
+                if index.meta.end_time < time || !reaches(&index.origins, origin, range) {
+                    continue;
+                }
+                for entry in entries_of(&index.entries, &index.origins, origin).filter(overlaps) {
+                    if !self.show(&segment, entry, origin, &mut take) {
+                        return Ok(());
+                    }
+                }
+            }
+            let entries: Vec<Entry> = {
+                let index = self.index();
+                if index.base() != active {
+                    // It has ended since, and is one of the others by now.
+                    drop(index);
+                    std::thread::yield_now();
+                    continue;
+                }
+                entries_of(index.entries(), index.origins(), origin).filter(overlaps).copied().collect()
+            };
+            let segment = self.table().active.clone();
+            if segment.base() != active {
+                continue;
+            }
+            for entry in &entries {
+                if !self.show(&segment, entry, origin, &mut take) {
+                    break;
+                }
+            }
+            return Ok(());
+        }
+    }
+
+    /// Gives the batch at an entry to `take`, if its checksums hold.
+    fn show(
+        &self,
+        segment: &Arc<Segment>,
+        entry: &Entry,
+        origin: ShortId,
+        take: &mut impl FnMut(&Batch) -> bool,
+    ) -> bool {
+        match Batch::at(segment, entry.position, &self.id) {
+            Some(batch) if batch.header().origin() == origin => take(&batch),
+            _ => true,
+        }
+    }
+
+    /// The oldest seq of an origin.
+    fn first_seq_of(&self, origin: ShortId) -> std::io::Result<Option<u64>> {
+        let first = |origins: &[OriginRange]| {
+            origins.iter().find(|o| o.origin == origin).and_then(|o| o.range.map(|(first, _)| first))
+        };
+        for base in self.all_bases().0 {
+            let known = {
+                let table = self.table();
+                let ranges = table.sealed.get(&base).and_then(|slot| slot.ranges.as_ref());
+                ranges.map(|ranges| ranges.iter().find(|(of, ..)| *of == origin).map(|(_, first, _)| *first))
+            };
+            let found = match known {
+                Some(found) => found,
+                None => match self.sealed_index(base) {
+                    Ok(index) => {
+                        self.remember_ranges(base, &index);
+                        first(&index.origins)
+                    }
+                    // Retention was faster.
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+                    Err(error) => return Err(error),
+                },
             };
             if found.is_some() {
                 return Ok(found);
             }
         }
-        Ok(None)
-    }
-
-    /// The oldest seq of an origin.
-    fn first_seq_of(&self, origin: ShortId) -> std::io::Result<Option<u64>> {
-        self.search(false, |_, _, origins| {
-            let its = origins.iter().find(|o| o.origin == origin)?;
-            its.range.map(|(first, _)| first)
-        })
+        Ok(first(self.index().origins()))
     }
 
     /// The seq from which on so many events of an origin come before this one; its oldest if there are fewer.
     fn seq_back(&self, origin: ShortId, before: u64, events: u64) -> std::io::Result<Option<u64>> {
         let (mut left, mut oldest) = (events, None);
-        let found = self.search(true, |_, entries, origins| {
+        let mut look = |entries: &[Entry], origins: &[OriginRange]| {
             for entry in entries_of(entries, origins, origin).rev().filter(|entry| entry.seq < before) {
                 let count = (entry.seq + u64::from(entry.events)).min(before) - entry.seq;
                 if count >= left {
@@ -210,26 +275,26 @@ impl Core {
                 oldest = Some(entry.seq);
             }
             None
-        })?;
-        Ok(found.or(oldest))
-    }
-
-    /// The offset of the oldest batch of an origin that has a seq at or above this one.
-    fn offset_from(&self, origin: ShortId, seq: u64) -> std::io::Result<Option<u64>> {
-        let found = self.search(false, |base, entries, origins| {
-            let its = origins.iter().find(|o| o.origin == origin)?;
-            its.range.filter(|(_, last)| *last >= seq)?;
-            let entry = entries_of(entries, origins, origin).find(|e| e.seq + u64::from(e.events) > seq)?;
-            Some((base, entry.position))
-        })?;
-        let Some((base, position)) = found else { return Ok(None) };
-        let active = self.table.read().unwrap_or_else(PoisonError::into_inner).active.clone();
-        let segment = if active.base() == base { Some(active) } else { self.sealed_segment(base)?.map(|(s, _)| s) };
-        let offset = segment.and_then(|segment| {
-            let rest = segment.bytes.slice(position..segment.bytes.end())?;
-            Some(header(rest, &self.id)?.offset())
-        });
-        // A damaged record has no offset to tell: then what its segment holds is gone through.
-        Ok(Some(offset.unwrap_or(base)))
+        };
+        let active = {
+            let index = self.index();
+            if let Some(found) = look(index.entries(), index.origins()) {
+                return Ok(Some(found));
+            }
+            index.base()
+        };
+        // Asked for after the index was looked at: a segment that has ended meanwhile is among them, and was seen.
+        for base in self.all_bases().0.into_iter().rev().filter(|base| *base < active) {
+            match self.sealed_index(base) {
+                Ok(index) => {
+                    if let Some(found) = look(&index.entries, &index.origins) {
+                        return Ok(Some(found));
+                    }
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(oldest)
     }
 }

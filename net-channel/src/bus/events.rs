@@ -79,6 +79,11 @@ pub enum NodeEvent {
         /// The node.
         node: NodeId,
     },
+    /// A channel is not kept, though it matches: the keeper has as many as it may.
+    KeepRefused {
+        /// Which.
+        channel: ChannelName,
+    },
     /// So many events came faster than they were read, and are left out here.
     Missed {
         /// How many.

@@ -1,7 +1,9 @@
 //! Keeping channels: whatever any producer publishes on them goes into this node's logs, as it was sealed.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::{Future, poll_fn};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
@@ -17,11 +19,13 @@ use crate::bus::selection::Selection;
 use crate::bus::stores::{PersistError, blocking};
 use crate::bus::subscription::Queue;
 use crate::bus::{Bus, NodeEvent};
-use crate::core::{Delivery, SeqRange, SubId};
+use crate::core::{Delivery, SeqRange, Source, SubId};
 use crate::{ChannelName, NameError, OpenStore, Pattern, Store, StoreError, StoreFuture, Stored};
 
 /// Batches of one channel that are on their way to the disk.
 const STORING_MAX: usize = 4_096;
+/// The most channels of one keeper: each has a log of its own, and anybody may say that there is a channel.
+pub const KEPT_CHANNELS_MAX: usize = 1_024;
 /// How long after a log has failed it is opened again.
 const AGAIN_AFTER: Duration = Duration::from_secs(5);
 
@@ -31,7 +35,7 @@ const AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// causal order, and tells each producer what is on its disk.
 #[derive(Debug)]
 pub struct Keeper {
-    config: Arc<dyn OpenStore>,
+    number: u64,
     bus: Bus,
     kept: Arc<Kept>,
     _running: DropGuard,
@@ -71,7 +75,8 @@ impl Bus {
     /// that this node opens from now on are persisted, as by [`crate::ChannelBuilder::persist`].
     ///
     /// # Errors
-    /// [`KeepError`]. A log that cannot be opened or written is told by [`Keeper::channels`], and tried again.
+    /// [`KeepError`]. Of more than [`KEPT_CHANNELS_MAX`] channels, those that appear last are not kept
+    /// ([`NodeEvent::KeepRefused`]). A log that cannot be opened or written is told by [`Keeper::channels`], and tried again.
     #[expect(clippy::unused_async, reason = "it spawns tasks, so it must be called in a runtime")]
     pub async fn keep(&self, pattern: &str, config: impl OpenStore + 'static) -> Result<Keeper, KeepError> {
         let pattern = Pattern::open(pattern, &self.inner.endpoint.id())?;
@@ -82,12 +87,13 @@ impl Bus {
             return Err(PersistError::NoDirectory.into());
         }
         let config: Arc<dyn OpenStore> = Arc::new(config);
-        self.inner.stores.keep(pattern.clone(), config.clone());
+        let number = self.inner.next_sub.fetch_add(1, Ordering::Relaxed) + 1;
+        self.inner.stores.keep(number, pattern.clone(), config.clone());
         let (kept, running) = (Arc::<Kept>::default(), self.inner.cancel.child_token());
-        let keeping = Keeping { bus: self.clone(), pattern, config: config.clone(), kept: kept.clone() };
+        let keeping = Keeping { bus: self.clone(), pattern, config, kept: kept.clone() };
         let token = running.clone();
         self.inner.tasks.spawn(async move { token.clone().run_until_cancelled(keeping.run(token)).await });
-        Ok(Keeper { config, bus: self.clone(), kept, _running: running.drop_guard() })
+        Ok(Keeper { number, bus: self.clone(), kept, _running: running.drop_guard() })
     }
 }
 
@@ -101,7 +107,7 @@ impl Keeper {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        self.bus.inner.stores.forget(&self.config);
+        self.bus.inner.stores.forget(self.number);
     }
 }
 
@@ -132,11 +138,21 @@ impl Keeping {
     }
 
     fn begin(&self, name: &ChannelName, running: &CancellationToken) {
-        if !self.pattern.matches(name) || lock(&self.kept).contains_key(name) {
+        if !self.pattern.matches(name) {
             return;
         }
-        let channel = KeptChannel { name: name.clone(), events: 0, failure: None };
-        lock(&self.kept).insert(name.clone(), channel);
+        {
+            let mut kept = lock(&self.kept);
+            if kept.contains_key(name) {
+                return;
+            }
+            if kept.len() >= KEPT_CHANNELS_MAX {
+                tracing::warn!(channel = %name, "not kept: a keeper has at most {KEPT_CHANNELS_MAX} channels");
+                self.bus.inner.events.send(NodeEvent::KeepRefused { channel: name.clone() });
+                return;
+            }
+            kept.insert(name.clone(), KeptChannel { name: name.clone(), events: 0, failure: None });
+        }
         let (bus, config, kept) = (self.bus.clone(), self.config.clone(), self.kept.clone());
         let (name, running) = (name.clone(), running.clone());
         let keep = async move {
@@ -188,7 +204,7 @@ async fn keep_channel(
     }
     let (placed, storing) = mpsc::channel(STORING_MAX);
     let report = Reporting { bus, sub, queue: &queue, kept, name, runs };
-    let (placing, reporting) = (place(&*store, &queue, placed), report.run(storing));
+    let (placing, reporting) = (place(bus, sub, &store, &queue, placed), report.run(storing));
     tokio::try_join!(placing, reporting).map_err(failed)?;
     Ok(())
 }
@@ -203,38 +219,74 @@ struct Placed {
 }
 
 /// Gives each batch that comes its place in the log.
-async fn place(store: &dyn Store, queue: &Queue, placed: mpsc::Sender<Placed>) -> Result<(), StoreError> {
-    let mut origins = BTreeSet::new();
+async fn place(
+    bus: &Bus,
+    sub: SubId,
+    store: &Arc<dyn Store>,
+    queue: &Queue,
+    placed: mpsc::Sender<Placed>,
+) -> Result<(), StoreError> {
+    // Where each origin stands; nothing for one that the log cannot take.
+    let mut origins: BTreeMap<Pair, Option<u64>> = BTreeMap::new();
     while let Some(deliveries) = poll_fn(|cx| queue.poll_take(cx)).await {
         for delivery in deliveries {
             let cost = delivery.cost();
             match delivery {
                 Delivery::Sealed { source, batch, .. } => {
-                    if origins.insert(source.pair) {
-                        store.add_origin(&source.origin)?;
+                    let pair = source.pair;
+                    if let Entry::Vacant(entry) = origins.entry(pair) {
+                        let (store, origin) = (store.clone(), source.origin);
+                        let known = blocking(move || store.add_origin(&origin)).await;
+                        entry.insert(if passed_over(&source, known)? { None } else { Some(0) });
                     }
-                    let stored = match store.enqueue(batch.frame()).await {
-                        Ok(stored) => Some(stored),
-                        Err(StoreError::Duplicate) => None,
-                        Err(error) => return Err(error),
+                    let Some(end) = origins[&pair] else {
+                        queue.add_taken(cost);
+                        continue;
                     };
                     let range = SeqRange { from: batch.seal().seq(), to: batch.seal().next_seq() };
-                    let placing = placed.send(Placed { pair: source.pair, range, cost, stored });
-                    if placing.await.is_err() {
+                    // What follows a batch must not be placed without it.
+                    let expected = (range.from == end).then_some(end);
+                    let stored = match store.enqueue(batch.frame(), expected).await {
+                        Ok(stored) => Some(stored),
+                        // Whoever stored it says so.
+                        Err(StoreError::Duplicate) => None,
+                        Err(error) => {
+                            passed_over(&source, Err(error))?;
+                            None
+                        }
+                    };
+                    if stored.is_some() {
+                        origins.insert(pair, Some(end.max(range.to)));
+                    }
+                    if placed.send(Placed { pair, range, cost, stored }).await.is_err() {
                         return Ok(());
                     }
                 }
                 Delivery::Key { source, first_seq, key } => {
-                    // One that the log has costs nothing; of new ones each producer has one an hour.
-                    store.add_key(&source.origin, first_seq, &key)?;
+                    let (store, origin) = (store.clone(), source.origin);
+                    let kept = blocking(move || store.add_key(&origin, first_seq, &key)).await;
+                    passed_over(&source, kept)?;
                     queue.add_taken(cost);
                 }
                 // What is missing is missing in the log too, where the seqs say so.
                 Delivery::Item(_) | Delivery::Batch { .. } => queue.add_taken(cost),
             }
         }
+        bus.report_taken(sub);
     }
     Ok(())
+}
+
+/// Whether the log cannot take this, though it can take others.
+fn passed_over(source: &Source, result: Result<(), StoreError>) -> Result<bool, StoreError> {
+    match result {
+        Ok(()) => Ok(false),
+        Err(StoreError::Refused(error)) => {
+            tracing::warn!(channel = %source.channel, origin = %source.origin, %error, "not kept");
+            Ok(true)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Tells the producers what is stored.
@@ -255,16 +307,17 @@ impl Reporting<'_> {
             // What one sync has stored is told in one message.
             while let Some(placed) = &mut next {
                 if let Some(stored) = &mut placed.stored {
-                    match poll_once(stored).await {
-                        Poll::Ready(result) => result.map(drop)?,
-                        Poll::Pending if news.is_empty() => stored.as_mut().await.map(drop)?,
+                    let stored = match poll_once(stored).await {
+                        Poll::Ready(stored) => stored?,
+                        Poll::Pending if news.is_empty() => stored.as_mut().await?,
                         Poll::Pending => break,
+                    };
+                    let (pair, range) = (placed.pair, placed.range);
+                    if self.note(pair, range, stored.durable).await {
+                        news.insert(pair);
                     }
-                    placed.stored = None;
                 }
-                let (pair, range, cost) = (placed.pair, placed.range, placed.cost);
-                self.note(pair, range, cost).await;
-                news.insert(pair);
+                self.queue.add_taken(placed.cost);
                 next = storing.try_recv().ok();
             }
             for pair in news {
@@ -278,9 +331,12 @@ impl Reporting<'_> {
         Ok(())
     }
 
-    async fn note(&mut self, pair: Pair, range: SeqRange, cost: usize) {
-        self.queue.add_taken(cost);
+    /// A batch is stored; says whether there is something to tell. What is not on the disk is not told.
+    async fn note(&mut self, pair: Pair, range: SeqRange, durable: bool) -> bool {
         note(self.kept, self.name, |channel| channel.events += range.len());
+        if !durable {
+            return false;
+        }
         let run = self.runs.entry(pair).or_insert(SeqRange { from: range.from, to: range.from });
         if range.from == run.to {
             run.to = range.to;
@@ -292,6 +348,7 @@ impl Reporting<'_> {
         } else {
             *run = range;
         }
+        true
     }
 }
 

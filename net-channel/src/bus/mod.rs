@@ -26,6 +26,7 @@ use bytes::Bytes;
 use net_identity::{EntityId, SignError, Signer};
 use net_transport::{Endpoint, Inbox, NodeId, Pair, Visibility};
 use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -35,7 +36,7 @@ pub use channel::{Channel, ChannelBuilder, Delivered, Publish};
 pub use environment::Environment;
 pub use events::{NodeEvent, NodeEvents};
 pub use gate::OpenGate;
-pub use keeper::{KeepError, Keeper, KeptChannel};
+pub use keeper::{KEPT_CHANNELS_MAX, KeepError, Keeper, KeptChannel};
 pub use metrics::{BusMetrics, ProducerMetrics, SubscriptionMetrics};
 pub use quota::QuotaCounters;
 pub use receipt::{Ack, Receipt};
@@ -323,9 +324,11 @@ impl Bus {
     /// Seals and sends what is queued on every channel, ends the subscriptions, and stops. The endpoint stays open.
     pub async fn close(&self) {
         let producers: Vec<_> = lock(&self.inner.producers).values().cloned().collect();
+        let mut ending = JoinSet::new();
         for producer in producers {
-            end(&producer).await;
+            ending.spawn(async move { end(&producer).await });
         }
+        while ending.join_next().await.is_some() {}
         self.inner.cancel.cancel();
         self.inner.tasks.close();
         self.inner.tasks.wait().await;
@@ -421,24 +424,33 @@ impl Bus {
         if let Some(producer) = live() {
             return Ok(producer);
         }
+        let before = lock(&inner.producers).get(&pair).cloned();
+        if let Some(before) = before.filter(|before| before.store.is_some()) {
+            // The first batch follows the last of before.
+            timeout(CLOSE_TIMEOUT, before.flush()).await.map_err(|_| PersistError::Closing(name.clone()))?;
+        }
         let log = self.open_log(&name, &options).await?;
+        let used =
+            lock(&inner.producers).get(&pair).map_or(0, |closed| lock(&closed.publisher).next().saturating_sub(1));
+        let logged = log.as_ref().and_then(|log| log.head).map_or(0, |(next, _)| next.saturating_sub(1));
+        let incarnation = self.begin_incarnation(used.max(logged))?;
+        let key = SenderKey::new(inner.environment.random());
+        if let Some(log) = &log {
+            // On the disk before anything is sealed with it.
+            let (store, origin, key) = (log.store.clone(), inner.signer.id(), key.clone());
+            let kept = blocking(move || store.add_key(&origin, incarnation, &key)).await;
+            kept.map_err(|error| PersistError::Store { channel: name.clone(), error })?;
+        }
         // A scope of its own, so that the future of `open` can move between threads.
         let (producer, key, advert) = {
             let mut producers = lock(&inner.producers);
             if let Some(producer) = producers.get(&pair).filter(|producer| !producer.is_closed()) {
                 return Ok(producer.clone());
             }
-            let used = producers.get(&pair).map_or(0, |closed| lock(&closed.publisher).next().saturating_sub(1));
-            let logged = log.as_ref().and_then(|log| log.head).map_or(0, |(next, _)| next.saturating_sub(1));
-            let incarnation = self.begin_incarnation(used.max(logged))?;
             let now = tokio::time::Instant::now().into_std();
-            let key = SenderKey::new(inner.environment.random());
             let mut publisher =
                 Publisher::new(pair, options.class, incarnation, key.clone(), now, options.cache_bytes_max);
             if let Some(log) = &log {
-                // On the disk before anything is sealed with it.
-                let kept = log.store.add_key(&inner.signer.id(), incarnation, &key);
-                kept.map_err(|error| PersistError::Store { channel: name.clone(), error })?;
                 publisher = publisher.with_log(log.head.map_or(BatchHash::ZERO, |(_, hash)| hash), log.keys.clone());
             }
             let producer = Arc::new(Producer::new(Making {
@@ -453,6 +465,7 @@ impl Bus {
                 visibility: options.visibility,
                 priority: options.priority,
                 queue_bytes_max: options.queue_bytes_max,
+                logged_next: log.as_ref().and_then(|log| log.head).map_or(0, |(next, _)| next),
                 store: log.map(|log| log.store),
                 replicas: options.replicas,
                 me: inner.endpoint.id(),
@@ -469,6 +482,10 @@ impl Bus {
         let run = producer.clone().run(inner.endpoint.clone(), inner.given.clone());
         let cancel = inner.cancel.clone();
         inner.tasks.spawn(async move { cancel.run_until_cancelled(run).await });
+        if producer.is_replicating() {
+            let (cancel, run) = (inner.cancel.clone(), producer.clone().give_up_in_time());
+            inner.tasks.spawn(async move { cancel.run_until_cancelled(run).await });
+        }
         Ok(producer)
     }
 
@@ -548,7 +565,7 @@ async fn end(producer: &Arc<Producer>) {
         producer.abandon();
     }
     producer.wait(|_| producer.is_replicated(), CLOSE_TIMEOUT).await;
-    producer.give_up(None);
+    producer.end_waiting();
 }
 
 /// The log of a channel, and where this node's origin stands in it.

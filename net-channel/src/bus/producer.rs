@@ -2,7 +2,7 @@
 //! seals whatever has gathered and hands it to the links.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::bus::environment::Environment;
 use crate::bus::metrics::ProducerMetrics;
 use crate::bus::receipt::{Ack, BatchAck, Receipt};
 use crate::bus::stores::blocking;
-use crate::core::{ANSWER_LEN_MAX, Cached, Fetching, Given, Publisher, SeqRange, Start, Subscriber};
+use crate::core::{ANSWER_LEN_MAX, Answering, Cached, Fetching, Given, Publisher, SeqRange, Start, Subscriber};
 use crate::{
     BatchBuilder, BatchHash, ChannelHash, ChannelName, Class, Hlc, HlcClock, PARENTS_MAX, Parent, PushError,
     SealParams, Seek, SenderKey, Store, StoreError, Stored, Tick, TickParams,
@@ -47,11 +47,23 @@ pub(crate) struct Producer {
     advert_seq: AtomicU64,
     /// The channel's log, if it is persisted here.
     pub(crate) store: Option<Arc<dyn Store>>,
+    /// The origin's next seq in that log when this incarnation began; 0 if it had none.
+    logged_next: u64,
     /// On how many other nodes' disks an event must be before it is acknowledged.
     replicas: usize,
     me: NodeId,
     /// Batches that are sent, and stored here if they are to be, and wait for other nodes; the oldest first.
-    unreplicated: Mutex<VecDeque<Unreplicated>>,
+    unreplicated: Waiting,
+}
+
+/// What waits for other nodes. Locked after the publisher, never before it.
+#[derive(Default)]
+struct Waiting {
+    batches: Mutex<VecDeque<Unreplicated>>,
+    /// Woken when there is a first one.
+    begun: Notify,
+    /// Nobody is waited for any more.
+    ended: AtomicBool,
 }
 
 /// A batch that other nodes have yet to store.
@@ -81,8 +93,39 @@ struct Staging {
 
 struct Open {
     builder: BatchBuilder,
-    ack: Arc<BatchAck>,
+    ack: Ending,
     after: Vec<Parent>,
+}
+
+/// The ack of a batch that is not sealed; whoever drops it without handing it on has closed the channel.
+#[derive(Default)]
+struct Ending(Option<Arc<BatchAck>>);
+
+impl Ending {
+    fn new() -> Self {
+        Self(Some(Arc::default()))
+    }
+
+    fn shared(&self) -> Arc<BatchAck> {
+        self.0.clone().unwrap_or_default()
+    }
+
+    fn fail(mut self, error: PublishError) {
+        self.hand_on().complete(Err(error));
+    }
+
+    /// The batch has its place: from here on others acknowledge it.
+    fn hand_on(&mut self) -> Arc<BatchAck> {
+        self.0.take().unwrap_or_default()
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        if let Some(ack) = self.0.take() {
+            ack.complete(Err(PublishError::Closed));
+        }
+    }
 }
 
 /// One event as it is handed in.
@@ -108,6 +151,7 @@ pub(crate) struct Making {
     pub(crate) priority: Priority,
     pub(crate) queue_bytes_max: usize,
     pub(crate) store: Option<Arc<dyn Store>>,
+    pub(crate) logged_next: u64,
     pub(crate) replicas: usize,
     pub(crate) me: NodeId,
 }
@@ -127,6 +171,7 @@ impl Producer {
             priority,
             queue_bytes_max,
             store,
+            logged_next,
             replicas,
             me,
         } = making;
@@ -150,9 +195,10 @@ impl Producer {
             idle: Notify::new(),
             advert_seq: AtomicU64::new(0),
             store,
+            logged_next,
             replicas,
             me,
-            unreplicated: Mutex::default(),
+            unreplicated: Waiting::default(),
         }
     }
 
@@ -187,14 +233,14 @@ impl Producer {
         let (index, cost) = match pushed {
             Some(pushed) => pushed,
             None => {
-                let mut open = Open { builder: BatchBuilder::new(), ack: Arc::default(), after };
+                let mut open = Open { builder: BatchBuilder::new(), ack: Ending::new(), after };
                 let pushed = open.push(&record, time)?.expect("an empty batch takes one event of any legal size");
                 staging.open.push_back(open);
                 pushed
             }
         };
         staging.bytes = before + cost;
-        let batch = staging.open.back().expect("an event was just pushed into it").ack.clone();
+        let batch = staging.open.back().expect("an event was just pushed into it").ack.shared();
         drop(guard);
         if was_empty {
             self.wake.notify_one();
@@ -259,9 +305,8 @@ impl Producer {
     pub(crate) fn abandon(&self) {
         let mut staging = self.staging();
         staging.bytes = 0;
-        for open in staging.open.drain(..) {
-            open.ack.complete(Err(PublishError::Closed));
-        }
+        // Whoever waits for them is told that the channel is closed.
+        staging.open.clear();
     }
 
     /// The task: seals and sends until the producer is closed and its queue empty.
@@ -274,12 +319,15 @@ impl Producer {
             // that many producers on one link do not all take the same room.
             endpoint.room(&self.pair).await;
             let Some(open) = self.take_staged() else { continue };
-            let (bytes, ack) = (open.builder.len_bytes(), open.ack.clone());
-            let result = self.carry(open, &endpoint, &given).await;
-            if let Err(error) = result {
-                ack.complete(Err(error.clone()));
-                // What is not sealed or stored leaves a hole that nothing later may jump over.
-                self.fail(error);
+            let Open { builder, mut ack, after } = open;
+            let bytes = builder.len_bytes();
+            match self.carry(builder, after, ack.shared(), &endpoint, &given).await {
+                Ok(()) => drop(ack.hand_on()),
+                Err(error) => {
+                    ack.fail(error.clone());
+                    // What is not sealed or stored leaves a hole that nothing later may jump over.
+                    self.fail(error);
+                }
             }
             let mut staging = self.staging();
             staging.sealing = false;
@@ -291,15 +339,23 @@ impl Producer {
     }
 
     /// Seals a batch, gives it its place in the log, sends it, and sees to it that it is acknowledged.
-    async fn carry(self: &Arc<Self>, open: Open, endpoint: &Endpoint, given: &Given) -> Result<(), PublishError> {
+    async fn carry(
+        self: &Arc<Self>,
+        builder: BatchBuilder,
+        after: Vec<Parent>,
+        ack: Arc<BatchAck>,
+        endpoint: &Endpoint,
+        given: &Given,
+    ) -> Result<(), PublishError> {
         self.renew_key().await?;
-        let ack = open.ack.clone();
-        let (batch, hash) = self.seal(open, given)?;
+        let (batch, hash) = self.seal(builder, after, given)?;
         let (range, frame) = (batch.range, batch.frame.clone());
         // In the log before any link has it, so that whoever kills this process cannot take it back.
         let storing = match &self.store {
             Some(store) => {
-                let storing = store.enqueue(&frame).await.map_err(PublishError::Store)?;
+                let expected =
+                    if range.from == lock(&self.publisher).incarnation() { self.logged_next } else { range.from };
+                let storing = store.enqueue(&frame, Some(expected)).await.map_err(PublishError::Store)?;
                 self.staging().storing += 1;
                 Some(storing)
             }
@@ -319,10 +375,12 @@ impl Producer {
 
     /// A batch has been written to the log, or not.
     fn finish(&self, range: SeqRange, ack: Arc<BatchAck>, stored: Result<Stored, StoreError>) {
-        lock(&self.publisher).set_stored_below(range.to);
         match stored {
-            Ok(Stored { offset, durable: true }) => self.acknowledge(range, ack, Ack::Durable { offset }),
-            Ok(Stored { offset, durable: false }) => self.acknowledge(range, ack, Ack::Buffered { offset }),
+            Ok(Stored { offset, durable }) => {
+                lock(&self.publisher).set_stored_below(range.to);
+                let reached = if durable { Ack::Durable { offset } } else { Ack::Buffered { offset } };
+                self.acknowledge(range, ack, reached);
+            }
             Err(error) => {
                 ack.complete(Err(PublishError::Store(error.clone())));
                 self.fail(PublishError::Store(error));
@@ -336,7 +394,7 @@ impl Producer {
     fn fail(&self, error: PublishError) {
         let mut staging = self.staging();
         for open in staging.open.drain(..) {
-            open.ack.complete(Err(error.clone()));
+            open.ack.fail(error.clone());
         }
         staging.bytes = 0;
         staging.closed = Some(error);
@@ -352,7 +410,10 @@ impl Producer {
             return ack.complete(Ok((range.from, reached)));
         }
         {
-            let mut waiting = lock(&self.unreplicated);
+            let mut waiting = lock(&self.unreplicated.batches);
+            if self.unreplicated.ended.load(Ordering::Acquire) {
+                return ack.complete(Ok((range.from, reached)));
+            }
             let until = Instant::now() + REPLICAS_TIMEOUT;
             let at = waiting.partition_point(|other| other.range.from < range.from);
             waiting.insert(at, Unreplicated { range, ack, reached, until });
@@ -361,20 +422,25 @@ impl Producer {
             {
                 oldest.complete(oldest.reached);
             }
-            if waiting.len() == 1 {
-                // The task has a time to wait for.
-                self.wake.notify_one();
-            }
+            self.unreplicated.begun.notify_one();
         }
         self.settle(range);
     }
 
+    /// A node says that it has stored events: acknowledges the batches that are on enough disks now.
+    pub(crate) fn note_stored(&self, from: &NodeId, range: SeqRange) {
+        let news = lock(&self.publisher).note_stored(from, range);
+        if let Some(news) = news {
+            self.settle(news);
+        }
+    }
+
     /// Acknowledges the batches of these seqs that enough nodes have stored.
-    pub(crate) fn settle(&self, range: SeqRange) {
-        let mut waiting = lock(&self.unreplicated);
-        let begin = waiting.partition_point(|batch| batch.range.to <= range.from);
+    fn settle(&self, range: SeqRange) {
+        // In this order: whoever waits for the publisher looks at what waits for others.
         let publisher = lock(&self.publisher);
-        let mut at = begin;
+        let mut waiting = lock(&self.unreplicated.batches);
+        let mut at = waiting.partition_point(|batch| batch.range.to <= range.from);
         while let Some(batch) = waiting.get(at).filter(|batch| batch.range.from < range.to) {
             let n = publisher.replicas(batch.range, &self.me);
             if n < self.replicas {
@@ -386,18 +452,43 @@ impl Producer {
         }
     }
 
-    /// Acknowledges with what is true of them the batches that have waited long enough, or all.
-    pub(crate) fn give_up(&self, now: Option<Instant>) {
-        let mut waiting = lock(&self.unreplicated);
-        while let Some(batch) = waiting.front().filter(|batch| now.is_none_or(|now| batch.until <= now)) {
+    /// The task that acknowledges with what is true of them the batches that have waited long enough.
+    pub(crate) async fn give_up_in_time(self: Arc<Self>) {
+        loop {
+            let begun = self.unreplicated.begun.notified();
+            let until = lock(&self.unreplicated.batches).front().map(|batch| batch.until);
+            match until {
+                None => begun.await,
+                Some(until) => {
+                    tokio::time::sleep_until(until).await;
+                    self.give_up(|batch| batch.until <= until);
+                }
+            }
+        }
+    }
+
+    /// Acknowledges all batches with what is true of them; nobody is waited for any more.
+    pub(crate) fn end_waiting(&self) {
+        self.unreplicated.ended.store(true, Ordering::Release);
+        self.give_up(|_| true);
+    }
+
+    fn give_up(&self, when: impl Fn(&Unreplicated) -> bool) {
+        let mut waiting = lock(&self.unreplicated.batches);
+        while let Some(batch) = waiting.front().filter(|batch| when(batch)) {
             batch.complete(batch.reached);
             waiting.pop_front();
         }
     }
 
-    /// Whether events wait to be stored on other nodes.
+    /// Whether this producer waits for other nodes to store events.
+    pub(crate) fn is_replicating(&self) -> bool {
+        self.replicas > 0
+    }
+
+    /// Whether no event waits to be stored on other nodes.
     pub(crate) fn is_replicated(&self) -> bool {
-        lock(&self.unreplicated).is_empty()
+        lock(&self.unreplicated.batches).is_empty()
     }
 
     /// Seals with a new key if the one before is old. It is kept before anything is sealed with it, or a crash could leave
@@ -426,9 +517,10 @@ impl Producer {
         Ok(())
     }
 
-    /// Notes how far back the log goes now, and finds a start in it that memory does not know.
-    pub(crate) async fn look_up(&self, start: Start, unix_ms: u64) -> Start {
-        let Some(store) = self.store.clone() else { return start };
+    /// Notes how far back the log goes now, and finds a start in it that memory does not know. Nothing if the log cannot be
+    /// read now: whoever asked has to ask again.
+    pub(crate) async fn look_up(&self, start: Start, unix_ms: u64) -> Option<Start> {
+        let Some(store) = self.store.clone() else { return Some(start) };
         let seek = lock(&self.publisher).seek(start, Instant::now().into_std(), unix_ms);
         let origin = self.origin;
         let looked = blocking(move || {
@@ -439,20 +531,22 @@ impl Producer {
         match looked.await {
             Ok((first, found)) => {
                 lock(&self.publisher).set_stored_from(first);
-                found.map_or(start, Start::Seq)
+                Some(found.map_or(start, Start::Seq))
             }
             Err(error) => {
                 tracing::error!(channel = %self.name, %error, "the log cannot be read");
-                start
+                None
             }
         }
     }
 
     /// The next answer to a request: from the log what memory does not have any more.
     pub(crate) async fn next_answer(&self, fetch: &mut Fetching) -> Option<Vec<u8>> {
-        let older = lock(&self.publisher).older(fetch);
-        let (Some(range), Some(store)) = (older, self.store.clone()) else {
-            return lock(&self.publisher).answer(fetch);
+        let answering = lock(&self.publisher).answer(fetch);
+        let (range, store) = match (answering, self.store.clone()) {
+            (Answering::Answer(answer), _) => return Some(answer),
+            (Answering::Read(range), Some(store)) => (range, store),
+            (Answering::Read(_) | Answering::Done, _) => return None,
         };
         let origin = self.origin;
         let read = blocking(move || {
@@ -464,7 +558,7 @@ impl Producer {
             Ok((covered, frames)) => {
                 // What is in neither was never stored, and never will be.
                 let covered = if covered <= range.from { range.to } else { covered };
-                Some(lock(&self.publisher).answer_older(fetch, covered, &frames))
+                Some(lock(&self.publisher).answer_with(fetch, covered, &frames))
             }
             Err(error) => {
                 // Whoever asked asks again.
@@ -493,11 +587,9 @@ impl Producer {
                 }
             }
             let tick_at = lock(&self.publisher).poll_tick().map(Instant::from_std);
-            let give_up_at = lock(&self.unreplicated).front().map(|batch| batch.until);
             tokio::select! {
                 biased;
                 () = self.wake.notified() => {}
-                () = sleep_until(give_up_at) => self.give_up(Some(Instant::now())),
                 () = sleep_until(tick_at) => {
                     if let Some(tick) = self.tick() {
                         endpoint.publish(&self.pair, tick);
@@ -528,16 +620,21 @@ impl Producer {
         tick.ok()
     }
 
-    fn seal(&self, mut open: Open, given: &Given) -> Result<(Cached, BatchHash), PublishError> {
+    fn seal(
+        &self,
+        mut builder: BatchBuilder,
+        after: Vec<Parent>,
+        given: &Given,
+    ) -> Result<(Cached, BatchHash), PublishError> {
         let unix_ms = self.environment.unix_ms();
         let realtime = self.class == Class::Realtime;
-        let room = PARENTS_MAX - open.after.len().min(PARENTS_MAX);
+        let room = PARENTS_MAX - after.len().min(PARENTS_MAX);
         let (mut parents, cut) =
             if realtime { (vec![], false) } else { given.take_parents(&self.pair.channel, &self.origin, room) };
         // Two origins whose short ids clash have room for one parent; a batch names each short id once.
         parents.sort_unstable_by_key(|parent| (parent.origin, std::cmp::Reverse(parent.seq)));
         parents.dedup_by_key(|parent| parent.origin);
-        for after in open.after.drain(..) {
+        for after in after {
             match parents.iter_mut().find(|parent| parent.origin == after.origin) {
                 // An origin's later event has its earlier ones as causes.
                 Some(parent) if parent.seq >= after.seq => {}
@@ -545,12 +642,12 @@ impl Producer {
                 None => parents.push(after),
             }
         }
-        let events = open.builder.events();
+        let events = builder.events();
         let now = Instant::now().into_std();
         let publisher = lock(&self.publisher);
         let seq = publisher.next();
         let incarnation = publisher.incarnation();
-        let sealed = open.builder.seal(&SealParams {
+        let sealed = builder.seal(&SealParams {
             mesh: &self.mesh,
             channel: &ChannelHash(self.pair.channel),
             signer: &*self.signer,

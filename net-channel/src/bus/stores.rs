@@ -2,9 +2,12 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use net_transport::MeshId;
+use tokio::task::JoinSet;
 use zeroize::Zeroizing;
 
 use crate::bus::producer::lock;
@@ -15,10 +18,24 @@ use crate::{ChannelName, OpenStore, Pattern, Store, StoreError, StorePlace};
 pub(crate) struct Stores {
     dir: Option<PathBuf>,
     secret: Option<Zeroizing<[u8; 32]>>,
-    open: tokio::sync::Mutex<HashMap<ChannelName, Arc<dyn Store>>>,
+    open: Mutex<HashMap<ChannelName, Arc<Place>>>,
     /// What this node keeps of all producers, its own among them.
-    keeps: Mutex<Vec<(Pattern, Arc<dyn OpenStore>)>>,
+    keeps: Mutex<Vec<Keep>>,
+    closed: AtomicBool,
 }
+
+/// What one keeper keeps, and how.
+struct Keep {
+    number: u64,
+    pattern: Pattern,
+    config: Arc<dyn OpenStore>,
+}
+
+/// One channel's log, while it is opened, open, or closed.
+type Place = tokio::sync::Mutex<Option<Arc<dyn Store>>>;
+
+/// How long closing waits for a disk.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a channel has no log.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -27,6 +44,9 @@ pub enum PersistError {
     /// There is no directory to keep logs in.
     #[error("this node keeps nothing on disk, so it cannot keep a channel: start it in a directory")]
     NoDirectory,
+    /// The producer of before still stores what was published on it.
+    #[error("what was published on {0} before it was closed is still being stored: open it again later")]
+    Closing(ChannelName),
     /// The log cannot be opened.
     #[error("the log of {channel} cannot be opened: {error}")]
     Store {
@@ -50,22 +70,31 @@ impl Stores {
         config: Arc<dyn OpenStore>,
     ) -> Result<Arc<dyn Store>, PersistError> {
         let dir = self.dir.as_ref().ok_or(PersistError::NoDirectory)?;
-        // Held while one is opened, so that two who want the same log share it.
-        let mut open = self.open.lock().await;
-        if let Some(store) = open.get(name).filter(|store| store.is_open()) {
-            return Ok(store.clone());
-        }
-        let place = StorePlace::new(dir.join(StorePlace::dir_name(name)), mesh, name, self.secret.as_deref().copied());
-        let before = open.remove(name);
-        let opened = blocking(move || {
-            if let Some(before) = before {
-                // It has failed, and says so to whoever uses it.
-                let _ = before.close();
+        let at = StorePlace::new(dir.join(StorePlace::dir_name(name)), mesh, name, self.secret.as_deref().copied());
+        let place = lock(&self.open).entry(name.clone()).or_default().clone();
+        // A task of its own: whoever stops waiting must not leave a log behind that is open and that nobody knows.
+        let opening = tokio::spawn(async move {
+            let mut place = place.lock_owned().await;
+            if let Some(store) = place.as_ref().filter(|store| store.is_open()) {
+                return Ok(store.clone());
             }
-            config.open(&place)
+            let before = place.take();
+            let store = blocking(move || {
+                if let Some(before) = before {
+                    // It has failed, and says so to whoever uses it.
+                    let _ = before.close();
+                }
+                config.open(&at)
+            });
+            let store = store.await?;
+            *place = Some(store.clone());
+            Ok(store)
         });
-        let store = opened.await.map_err(|error| PersistError::Store { channel: name.clone(), error })?;
-        open.insert(name.clone(), store.clone());
+        let opened = opening.await.unwrap_or_else(|error| Err(StoreError::new(error)));
+        let store = opened.map_err(|error| PersistError::Store { channel: name.clone(), error })?;
+        if self.closed.load(Ordering::Acquire) {
+            self.close().await;
+        }
         Ok(store)
     }
 
@@ -74,27 +103,36 @@ impl Stores {
     }
 
     /// Settings for channels that this node keeps whoever produces them.
-    pub(crate) fn keep(&self, pattern: Pattern, config: Arc<dyn OpenStore>) {
-        lock(&self.keeps).push((pattern, config));
+    pub(crate) fn keep(&self, number: u64, pattern: Pattern, config: Arc<dyn OpenStore>) {
+        lock(&self.keeps).push(Keep { number, pattern, config });
     }
 
-    /// Ends one [`Stores::keep`], by its settings: another of the same pattern goes on. Channels that are open stay so.
-    pub(crate) fn forget(&self, config: &Arc<dyn OpenStore>) {
-        lock(&self.keeps).retain(|(_, kept)| !Arc::ptr_eq(kept, config));
+    /// Whoever has this number keeps nothing any more; what is open stays open.
+    pub(crate) fn forget(&self, number: u64) {
+        lock(&self.keeps).retain(|keep| keep.number != number);
     }
 
     /// How this channel is to be kept, if it is.
     pub(crate) fn kept(&self, name: &ChannelName) -> Option<Arc<dyn OpenStore>> {
         let keeps = lock(&self.keeps);
-        keeps.iter().find(|(pattern, _)| pattern.matches(name)).map(|(_, config)| config.clone())
+        keeps.iter().find(|keep| keep.pattern.matches(name)).map(|keep| keep.config.clone())
     }
 
-    /// Writes, syncs and lets go of all.
+    /// Writes, syncs and lets go of all, at once and as far as the disk does it in time.
     pub(crate) async fn close(&self) {
-        for (name, store) in self.open.lock().await.drain() {
-            if let Err(error) = blocking(move || store.close()).await {
-                tracing::error!(channel = %name, %error, "the end of a log did not reach the disk");
-            }
+        self.closed.store(true, Ordering::Release);
+        let mut closing = JoinSet::new();
+        for (name, place) in lock(&self.open).drain() {
+            closing.spawn(async move {
+                let Some(store) = place.lock().await.take() else { return };
+                if let Err(error) = blocking(move || store.close()).await {
+                    tracing::error!(channel = %name, %error, "the end of a log did not reach the disk");
+                }
+            });
+        }
+        let all = async { while closing.join_next().await.is_some() {} };
+        if tokio::time::timeout(CLOSE_TIMEOUT, all).await.is_err() {
+            tracing::error!("logs are left to a disk that does not answer");
         }
     }
 }

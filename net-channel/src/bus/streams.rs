@@ -226,7 +226,10 @@ async fn respond(inner: &Arc<Inner>, from: NodeId, message: &Message<'_>, replie
     };
     match *message {
         Message::Subscribe { id, start, .. } => {
-            let start = producer.look_up(start, inner.environment.unix_ms()).await;
+            let Some(start) = producer.look_up(start, inner.environment.unix_ms()).await else {
+                // It is asked again after a while.
+                return replies.send(Message::Refused { id, why: RefusedWhy::NotHere }.encode()).await;
+            };
             let message = Message::Subscribe { id, pair, start };
             for answer in answer(inner, from, &producer, &message) {
                 if !replies.send(answer).await {
@@ -235,14 +238,20 @@ async fn respond(inner: &Arc<Inner>, from: NodeId, message: &Message<'_>, replie
             }
         }
         Message::Fetch { id, ref ranges, len_max, .. } => {
-            producer.look_up(Start::Earliest, 0).await;
             let fetch = lock(&producer.publisher).fetch(&from, id, ranges, len_max);
             let Some(mut fetch) = fetch else { return true };
+            if producer.look_up(Start::Earliest, 0).await.is_none() {
+                return true;
+            }
             while let Some(answer) = producer.next_answer(&mut fetch).await {
                 if !replies.send(answer).await {
                     return false;
                 }
             }
+        }
+        Message::Stored { range, .. } => {
+            producer.note_stored(&from, range);
+            producer.progress.notify_waiters();
         }
         _ => {
             for answer in answer(inner, from, &producer, message) {
@@ -281,9 +290,6 @@ fn answer(inner: &Inner, from: NodeId, producer: &Producer, message: &Message<'_
         && matches!(Message::decode(&only[4..]), Ok(Message::Refused { why: RefusedWhy::TooMany, .. }))
     {
         return too_many(*id);
-    }
-    if let Message::Stored { range, .. } = *message {
-        producer.settle(range);
     }
     producer.progress.notify_waiters();
     answers.unwrap_or_else(|error| {

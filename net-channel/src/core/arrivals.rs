@@ -211,7 +211,7 @@ impl Subscriptions {
         let keepers = feed.sessions.keys().copied().filter(|sub| self.subs[sub].take == Take::Batches);
         for sub in keepers.collect::<Vec<_>>() {
             let delivery = Delivery::Key { source: source.clone(), first_seq: grant.first_seq, key: key.clone() };
-            self.deliver_key(sub, delivery);
+            self.deliver_key(pair, sub, key.key_id(), delivery);
         }
         let feed = self.feeds.get_mut(&pair).expect("it was there above");
         for sealed in feed.unlock(|_, sealed| sealed.seal().key_id() == key.key_id()) {

@@ -49,7 +49,8 @@ impl Cache {
 
     /// Keeps batches with seqs at or above this one in any case: they are not in the log yet.
     pub fn set_stored_below(&mut self, seq: u64) {
-        self.stored_below = seq;
+        // Those who say so come in no order.
+        self.stored_below = if self.stored_below == u64::MAX { seq } else { self.stored_below.max(seq) };
         self.shrink();
     }
 

@@ -1,6 +1,6 @@
 //! One (channel, origin) that this node subscribes to: its join, its keys, what its origin has been asked.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -52,6 +52,8 @@ pub(super) struct Session {
     /// The id of the last subscribe message.
     pub(super) asked_as: Option<u64>,
     pub(super) asked_at: Instant,
+    /// The keys that a subscription that stores has been given.
+    pub(super) keys_given: HashSet<KeyId>,
     /// The last events that are known to be stored here without one missing, if this subscription stores.
     pub(super) stored: Option<SeqRange>,
     pub(super) fetch: Option<Fetch>,
@@ -77,7 +79,7 @@ pub(super) enum Phase {
 }
 
 /// The most keys that are kept of one origin.
-const KEYS_MAX: usize = 4_096;
+pub(super) const KEYS_MAX: usize = 4_096;
 /// The most seals that are kept of one origin's delivered batches.
 const RECENT_MAX: usize = 16;
 /// How long a batch waits for its key before the origin is asked for it.
@@ -212,7 +214,16 @@ impl Feed {
 
 impl Session {
     pub(super) fn new(now: Instant, line: LineId, start: Option<Start>) -> Self {
-        Self { line, phase: Phase::Idle, start, asked_as: None, asked_at: now, stored: None, fetch: None }
+        Self {
+            line,
+            phase: Phase::Idle,
+            start,
+            asked_as: None,
+            asked_at: now,
+            keys_given: HashSet::new(),
+            stored: None,
+            fetch: None,
+        }
     }
 
     /// What was asked has no answer any more.

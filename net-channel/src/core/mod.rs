@@ -26,5 +26,5 @@ pub use line::{Delivery, GAP_AFTER, Held, Offered};
 pub use message::{
     ANSWER_LEN_MAX, MESSAGE_LEN_MAX, Message, MessageError, PROTOCOL, RANGES_PER_FETCH_MAX, RefusedWhy, SeqRange, Start,
 };
-pub use publisher::{Fetching, KEY_AGE_MAX, Publisher, SUBSCRIBERS_MAX, Subscriber};
+pub use publisher::{Answering, Fetching, KEY_AGE_MAX, Publisher, SUBSCRIBERS_MAX, Subscriber};
 pub use subscriptions::{Action, From, Known, SubId, Subscriptions, Take};

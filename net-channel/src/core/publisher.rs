@@ -32,7 +32,9 @@ pub struct Publisher {
     /// Hash of the last batch; zero before the first.
     head: BatchHash,
     cache: Cache,
-    /// The oldest seq in the log, if there is a log.
+    /// What memory gives up is in a log.
+    has_log: bool,
+    /// The oldest seq in the log, if it has one.
     stored_from: Option<u64>,
     keys: Vec<Key>,
     subscribers: BTreeMap<NodeId, Subscriber>,
@@ -92,6 +94,7 @@ impl Publisher {
             class,
             head: BatchHash::ZERO,
             cache: Cache::new(cache_bytes_max),
+            has_log: false,
             stored_from: None,
             keys: vec![Key { key, first_seq: incarnation, since: now }],
             subscribers: BTreeMap::new(),
@@ -109,13 +112,15 @@ impl Publisher {
         self.keys.sort_by_key(|key| key.first_seq);
         self.drop_keys(0);
         self.head = head;
+        self.has_log = true;
         self.cache.set_stored_below(self.incarnation);
         self
     }
 
-    /// The oldest seq of this origin that the log holds now, if there is a log.
+    /// The oldest seq of this origin that the log holds now.
     pub fn set_stored_from(&mut self, seq: Option<u64>) {
         self.stored_from = seq;
+        self.drop_keys(self.kept_from());
     }
 
     /// Batches below this seq are in the log, so that memory need not keep them.
@@ -129,7 +134,7 @@ impl Publisher {
         let oldest = self.cache.range(SeqRange { from: 0, to: u64::MAX }).next();
         let first = oldest.map_or(self.next, |batch| batch.range.from);
         match start {
-            _ if self.class == Class::Realtime => None,
+            _ if self.class == Class::Realtime || !self.has_log => None,
             Start::Earliest => Some(Seek::First),
             Start::Last(n) if n > self.next - first => {
                 Some(Seek::Back { before: first, events: n - (self.next - first) })
@@ -138,12 +143,21 @@ impl Publisher {
             Start::Live { ago_ms } => {
                 let ago = Duration::from_millis(ago_ms).saturating_add(LIVE_SLACK);
                 let in_memory = now.checked_sub(ago).is_some_and(|since| oldest.is_some_and(|b| b.sealed_at < since));
-                let began_since = oldest.is_none_or(|batch| batch.range.from == self.incarnation);
                 let ago_ms = u64::try_from(ago.as_millis()).unwrap_or(u64::MAX);
-                (!in_memory && !began_since).then(|| Seek::Since(unix_ms.saturating_sub(ago_ms)))
+                (!in_memory).then(|| Seek::Since(unix_ms.saturating_sub(ago_ms)))
             }
             Start::Last(_) | Start::Since(_) | Start::Seq(_) => None,
         }
+    }
+
+    /// A node says that it has stored events; gives what of that is news.
+    pub fn note_stored(&mut self, from: &NodeId, range: SeqRange) -> Option<SeqRange> {
+        let subscriber = self.subscribers.get_mut(from)?;
+        // What is still to come is not stored anywhere.
+        let range = SeqRange { to: range.to.min(self.next), ..range };
+        let news = subscriber.stored.without(range);
+        subscriber.stored.insert(range);
+        Some(SeqRange { from: news.first()?.from, to: news.last()?.to })
     }
 
     /// How many nodes, this one not counted, have all events of the range on their disks.
@@ -303,7 +317,10 @@ impl Publisher {
             }
             Message::Fetch { id, ref ranges, len_max, .. } => {
                 let mut fetch = self.fetch(&from, id, ranges, len_max);
-                let answers = std::iter::from_fn(|| fetch.as_mut().and_then(|fetch| self.answer(fetch)));
+                let answers = std::iter::from_fn(|| match self.answer(fetch.as_mut()?) {
+                    Answering::Answer(answer) => Some(answer),
+                    Answering::Read(_) | Answering::Done => None,
+                });
                 Ok(answers.collect())
             }
             Message::Received { next, .. } => {
@@ -314,10 +331,7 @@ impl Publisher {
                 Ok(vec![])
             }
             Message::Stored { range, .. } => {
-                if let Some(subscriber) = self.subscribers.get_mut(&from) {
-                    // What is still to come is not stored anywhere.
-                    subscriber.stored.insert(SeqRange { to: range.to.min(self.next), ..range });
-                }
+                self.note_stored(&from, range);
                 Ok(vec![])
             }
             Message::Subscribed { .. }
@@ -405,18 +419,18 @@ impl Publisher {
         is_subscribed.then(|| Fetching { id, asked: asked.to_vec(), len_left: len_max, is_over: false })
     }
 
-    /// What of a request has to be read from the log next; nothing if memory has what comes next.
-    #[must_use]
-    pub fn older(&self, fetch: &Fetching) -> Option<SeqRange> {
-        let first = fetch.asked.first().filter(|_| !fetch.is_over && self.stored_from.is_some())?;
-        let to = first.to.min(self.cache.first().unwrap_or(self.next));
-        (first.from < to).then_some(SeqRange { from: first.from, to })
-    }
-
-    /// The next answer to a request, from memory; nothing if everything has been answered.
-    pub fn answer(&self, fetch: &mut Fetching) -> Option<Vec<u8>> {
+    /// How a request goes on: with an answer from memory, or with what has to be read from the log before
+    /// [`Self::answer_with`] can be called.
+    pub fn answer(&self, fetch: &mut Fetching) -> Answering {
         if fetch.is_over {
-            return None;
+            return Answering::Done;
+        }
+        if let Some(first) = fetch.asked.first().filter(|_| self.has_log) {
+            // What memory does not have is in the log, or will never be.
+            let to = first.to.min(self.cache.first().unwrap_or(self.next));
+            if first.from < to {
+                return Answering::Read(SeqRange { from: first.from, to });
+            }
         }
         let mut frames = Vec::new();
         let mut covered = fetch.asked.last().map_or(0, |last| last.to).min(self.next);
@@ -432,15 +446,11 @@ impl Publisher {
                 sent = batch.range.to;
             }
         }
-        Some(self.answer_with(fetch, covered, &frames))
+        Answering::Answer(self.answer_with(fetch, covered, &frames))
     }
 
-    /// The next answer to a request, with what the log gave of the range in [`Self::older`] below `covered`.
-    pub fn answer_older(&self, fetch: &mut Fetching, covered: u64, frames: &[u8]) -> Vec<u8> {
-        self.answer_with(fetch, covered, frames)
-    }
-
-    fn answer_with(&self, fetch: &mut Fetching, covered: u64, frames: &[u8]) -> Vec<u8> {
+    /// The next answer to a request, with all that there is of it below `covered`.
+    pub fn answer_with(&self, fetch: &mut Fetching, covered: u64, frames: &[u8]) -> Vec<u8> {
         // What lies beyond the last event is not said to be missing; what lies before the first asked seq was not asked.
         let covered = fetch.asked.first().map_or(0, |first| covered.max(first.from));
         fetch.len_left = fetch.len_left.saturating_sub(frames.len() as u64);
@@ -457,8 +467,21 @@ impl Publisher {
 
     fn kept_from(&self) -> u64 {
         let cached = self.cache.first().unwrap_or(self.next);
-        self.stored_from.map_or(cached, |stored| stored.min(cached))
+        // What of this incarnation is not in memory is in the log.
+        let stored = if self.has_log { self.stored_from.or(Some(self.incarnation)) } else { None };
+        stored.map_or(cached, |stored| stored.min(cached))
     }
+}
+
+/// How answering a request goes on.
+#[derive(Debug)]
+pub enum Answering {
+    /// Send this answer, and go on.
+    Answer(Vec<u8>),
+    /// Read these seqs from the log, answer with what it gives, and go on.
+    Read(SeqRange),
+    /// Everything has been answered.
+    Done,
 }
 
 /// A request that is being answered.

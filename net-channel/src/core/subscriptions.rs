@@ -13,13 +13,13 @@ use net_transport::{MeshId, NodeId, Pair, ShortId};
 
 use crate::core::arrivals::Answer;
 use crate::core::delivery::{DeliveryBuffer, Order};
-use crate::core::feed::{Feed, Fetch, Phase, Session};
+use crate::core::feed::{Feed, Fetch, KEYS_MAX, Phase, Session};
 use crate::core::item::Source;
 use crate::core::line::Delivery;
 use crate::core::message::{Message, SeqRange, Start};
 use crate::core::{Counters, Cursor, Limits};
 use crate::mutants::mutant;
-use crate::{ChannelName, Class, Equivocation, Pattern};
+use crate::{ChannelName, Class, Equivocation, KeyId, Pattern};
 
 /// Names a subscription of this node.
 pub type SubId = u64;
@@ -669,13 +669,14 @@ impl Subscriptions {
         self.schedule_channel(sub, channel);
     }
 
-    /// Hands a key to a subscription that keeps batches, if there is room: it comes again with the next answer.
-    pub(super) fn deliver_key(&mut self, sub: SubId, delivery: Delivery) {
-        let state = self.subs.get_mut(&sub).expect("the caller looked it up");
-        if state.queued < self.limits.queue_bytes_max {
-            state.queued += delivery.cost();
-            self.actions.push_back(Action::Deliver { sub, delivery });
+    /// Hands a key to a subscription that keeps batches, once. It does not wait for room: nobody gives it again soon.
+    pub(super) fn deliver_key(&mut self, pair: Pair, sub: SubId, key: KeyId, delivery: Delivery) {
+        let given = &mut self.session(&pair, sub).keys_given;
+        if given.len() >= KEYS_MAX || !given.insert(key) {
+            return;
         }
+        self.subs.get_mut(&sub).expect("the caller looked it up").queued += delivery.cost();
+        self.actions.push_back(Action::Deliver { sub, delivery });
     }
 
     /// Asks the origin for what is missing, unless it is being asked or the application is behind.

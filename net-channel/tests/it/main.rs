@@ -33,5 +33,7 @@ mod oracle;
 mod sim_bus;
 mod sim_causal;
 mod sim_delivery;
+#[cfg(feature = "node")]
+mod stored;
 mod tick;
 mod world;
