@@ -180,7 +180,7 @@ impl Hub {
                 self.subscriptions.keep(now(), sub, pattern, from);
                 let _ = made.send(());
             }
-            Command::Stored { sub, pair, run } => self.subscriptions.handle_stored(now(), sub, pair, run),
+            Command::Stored { sub, pair, run } => self.subscriptions.handle_stored(sub, pair, run),
             Command::Advert(bytes) => self.handle_advert(&bytes),
             Command::Proof { from, body } => self.handle_input(PeerInput::Message { from, body }),
             // Whoever asked may have gone; then there is nobody to tell.

@@ -47,7 +47,7 @@ pub struct Keeper {
 pub struct KeptChannel {
     /// Its name.
     pub name: ChannelName,
-    /// Events stored since this keeper was made.
+    /// Events that have come into its log since this keeper was made, also by who publishes them here.
     pub events: u64,
     /// Why nothing is stored at the moment; it is tried again every five seconds.
     pub failure: Option<String>,
@@ -204,7 +204,7 @@ async fn keep_channel(
     }
     let (placed, storing) = mpsc::channel(STORING_MAX);
     let report = Reporting { bus, sub, queue: &queue, kept, name, runs };
-    let (placing, reporting) = (place(bus, sub, &store, &queue, placed), report.run(storing));
+    let (placing, reporting) = (place(bus, sub, &store, &queue, (kept, name), placed), report.run(storing));
     tokio::try_join!(placing, reporting).map_err(failed)?;
     Ok(())
 }
@@ -224,6 +224,7 @@ async fn place(
     sub: SubId,
     store: &Arc<dyn Store>,
     queue: &Queue,
+    (kept, name): (&Kept, &ChannelName),
     placed: mpsc::Sender<Placed>,
 ) -> Result<(), StoreError> {
     // Where each origin stands; nothing for one that the log cannot take.
@@ -249,7 +250,10 @@ async fn place(
                     let stored = match store.enqueue(batch.frame(), expected).await {
                         Ok(stored) => Some(stored),
                         // Whoever stored it says so.
-                        Err(StoreError::Duplicate) => None,
+                        Err(StoreError::Duplicate) => {
+                            note(kept, name, |channel| channel.events += range.len());
+                            None
+                        }
                         Err(error) => {
                             passed_over(&source, Err(error))?;
                             None

@@ -10,7 +10,7 @@ use net_transport::{HEADER_LEN, Header, Kind, NodeId, Pair};
 use crate::core::item::{SealedWhy, Source};
 use crate::core::line::{Delivery, Held, Offered};
 use crate::core::message::{Message, SeqRange};
-use crate::core::subscriptions::{ASK_TIMEOUT, Action, SubId, Subscriptions, Take};
+use crate::core::subscriptions::{ASK_TIMEOUT, Action, REPORT_EVERY, SubId, Subscriptions, Take};
 use crate::mutants::mutant;
 use crate::{
     BatchError, ChannelHash, Class, Equivocation, EventBatch, KeyGrant, SealedBatch, SealedView, SenderKey, Tick,
@@ -166,7 +166,9 @@ impl Subscriptions {
         let feed = self.feeds.get_mut(&pair).expect("the caller looked it up");
         let last_seq = header.seq();
         // The origin wants to know how far everybody is, whether the Tick tells something or not.
-        feed.report_soon(now);
+        if feed.report_at.is_none() {
+            feed.report_at = Some(feed.reported_at.map_or(now, |at| now.max(at + REPORT_EVERY)));
+        }
         let known = feed.hash_of_last(last_seq);
         let told = feed.sessions.iter().any(|(sub, session)| {
             let buffer = &self.subs[sub].channels[&pair.channel].buffer;

@@ -9,7 +9,7 @@ use net_transport::{MeshId, NodeId};
 use crate::core::delivery::LineId;
 use crate::core::item::Source;
 use crate::core::message::{SeqRange, Start};
-use crate::core::subscriptions::{REPORT_EVERY, SubId};
+use crate::core::subscriptions::SubId;
 use crate::{BatchHash, Class, Equivocation, KeyId, SealedBatch, SenderKey, VerifiedSeal};
 
 /// What all subscriptions of this node share of one origin's events in one channel.
@@ -108,13 +108,6 @@ impl Feed {
             report_at: None,
             reported_at: None,
             due: None,
-        }
-    }
-
-    /// The origin is to hear soon how far the subscriptions here have come.
-    pub(super) fn report_soon(&mut self, now: Instant) {
-        if self.report_at.is_none() {
-            self.report_at = Some(self.reported_at.map_or(now, |at| now.max(at + REPORT_EVERY)));
         }
     }
 

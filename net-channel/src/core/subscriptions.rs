@@ -436,9 +436,8 @@ impl Subscriptions {
     }
 
     /// The last events of an origin that a subscription has on the disk without one missing. Its node is told.
-    pub fn handle_stored(&mut self, now: Instant, sub: SubId, pair: Pair, run: SeqRange) {
+    pub fn handle_stored(&mut self, sub: SubId, pair: Pair, run: SeqRange) {
         let Some(feed) = self.feeds.get_mut(&pair) else { return };
-        feed.report_soon(now);
         let Some(session) = feed.sessions.get_mut(&sub) else { return };
         session.stored = Some(run);
         // Whoever is not subscribed at the moment says it when it is.
@@ -446,7 +445,6 @@ impl Subscriptions {
             let message = Message::Stored { pair, range: run }.encode();
             self.actions.push_back(Action::Send { to: feed.node, message });
         }
-        self.schedule(pair);
     }
 
     /// Does what is due.
@@ -621,9 +619,8 @@ impl Subscriptions {
         buffer.handle_told(line, next, incarnation, kept_from, asked_at);
         // The keys that are needed have come before this answer: what has none by now is not for this node.
         self.shut_locked(pair, asked_at);
-        if self.subs[&sub].take == Take::Batches {
-            let run = *self.session(&pair, sub).stored.get_or_insert(SeqRange { from: start, to: start });
-            self.handle_stored(now, sub, pair, run);
+        if let Some(run) = self.session(&pair, sub).stored {
+            self.handle_stored(sub, pair, run);
         }
         self.drain(now, sub, pair.channel);
         self.fetch(now, sub, pair);
@@ -650,7 +647,9 @@ impl Subscriptions {
             if let Some(pair) = self.counters.count(&delivery) {
                 touched.insert(pair);
                 let feed = self.feeds.get_mut(&pair).expect("a line's feed exists");
-                feed.report_soon(now);
+                if feed.report_at.is_none() {
+                    feed.report_at = Some(feed.reported_at.map_or(now, |at| now.max(at + REPORT_EVERY)));
+                }
             }
             self.actions.push_back(Action::Deliver { sub, delivery });
         }
@@ -754,10 +753,7 @@ impl Subscriptions {
         let position = |(sub, session): (&SubId, &Session)| {
             let buffer = &self.subs[sub].channels[&pair.channel].buffer;
             let ahead = if mutant("ack_early") { buffer.lag(session.line) } else { 0 };
-            let position = buffer.position(session.line) + ahead;
-            // Who keeps has an event when it is stored, so that its origin hears of that first.
-            let kept = session.stored.map_or(0, |run| run.to);
-            if self.subs[sub].take == Take::Batches { position.min(kept) } else { position }
+            buffer.position(session.line) + ahead
         };
         if let Some(next) = running.map(position).min()
             && next > feed.reported

@@ -27,6 +27,8 @@ const SUBSCRIBING: Duration = Duration::from_millis(1000);
 const FINDING: Duration = Duration::from_millis(1500);
 /// How long all who may subscribe have, from the start of the command on.
 const SETTLING: Duration = Duration::from_millis(300);
+/// How long nodes that have been handed everything have to say that it is on their disks, if they keep it.
+const STORING: Duration = Duration::from_millis(100);
 const POLL: Duration = Duration::from_millis(10);
 
 struct Session<'a> {
@@ -139,24 +141,43 @@ impl Session<'_> {
         let deadline = Instant::now() + linger;
         self.wait_for_subscribers(deadline, patient).await;
         let (mut nodes, mut behind) = (HashSet::new(), 0);
-        let (mut stored, mut kept) = (self.stored, false);
-        let mut keepers: Option<HashSet<NodeId>> = None;
-        let me = self.served.node.id();
-        for Opened { channel, unstored } in self.channels.values() {
+        for Opened { channel, .. } in self.channels.values() {
             let delivered = channel.wait_for_delivery(deadline.saturating_duration_since(Instant::now())).await;
             behind = behind.max(delivered.subscribers - delivered.complete.min(delivered.subscribers));
             nodes.extend(self.subscribers_of(channel));
-            let mut keeping: HashSet<NodeId> = channel.keepers().into_iter().collect();
-            if keeping.remove(&me) {
-                stored += unstored;
-            }
-            kept |= self.served.keeps.matches(channel.name());
-            keepers = Some(keepers.map_or_else(|| keeping.clone(), |all| &all & &keeping));
         }
+        let (stored, keepers) = self.wait_for_keepers(deadline).await;
+        let kept = self.channels.values().any(|opened| self.served.keeps.matches(opened.channel.name()));
         let (subscribers, left) = (nodes.len(), lock(&self.seen).difference(&nodes).count());
         let (events, complete) = (self.events, subscribers.saturating_sub(behind));
-        let keepers = keepers.map_or(0, |all| all.len());
         Delivered { events, stored, kept, keepers, subscribers, complete, left }
+    }
+
+    /// How many events are in logs of this node, and how many other nodes have all of them on their disks. Of those, who
+    /// keeps a channel is not told apart from other subscribers before it has stored something: all have a moment.
+    async fn wait_for_keepers(&self, deadline: Instant) -> (u64, usize) {
+        let (me, others_until) = (self.served.node.id(), deadline.min(Instant::now() + STORING));
+        let others_lack = |Opened { channel, .. }: &Opened| {
+            let keepers = channel.keepers();
+            channel.subscribers().into_iter().any(|node| node != me && !keepers.contains(&node))
+        };
+        let i_lack = |Opened { channel, unstored }: &Opened| {
+            *unstored > 0 && self.served.keeps.matches(channel.name()) && !channel.keepers().contains(&me)
+        };
+        let mut now = Instant::now();
+        while now < others_until && self.channels.values().any(others_lack)
+            || now < deadline && self.channels.values().any(i_lack)
+        {
+            tokio::time::sleep(POLL).await;
+            now = Instant::now();
+        }
+        let (mut stored, mut keepers) = (self.stored, None::<HashSet<NodeId>>);
+        for Opened { channel, unstored } in self.channels.values() {
+            let mut keeping: HashSet<NodeId> = channel.keepers().into_iter().collect();
+            stored += if keeping.remove(&me) { *unstored } else { 0 };
+            keepers = Some(keepers.map_or_else(|| keeping.clone(), |all| &all & &keeping));
+        }
+        (stored, keepers.map_or(0, |all| all.len()))
     }
 
     /// Who is subscribed to a channel: this node for its commands, not for what it keeps.

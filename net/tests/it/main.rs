@@ -9,5 +9,3 @@ mod metrics;
 mod node;
 #[cfg(feature = "log")]
 mod persist;
-#[cfg(feature = "log")]
-mod slow_disk;
