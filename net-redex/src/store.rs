@@ -40,7 +40,10 @@ impl Store for Log {
 
     fn head(&self, origin: &EntityId) -> Option<(u64, BatchHash)> {
         let head = self.core.index().head(&origin.short())?;
-        Some((head.next, BatchHash(head.hash)))
+        // What was lost behind it had another hash, which nobody knows: whoever has seen it, or not, is told of a break.
+        let is_end_lost = self.lost(origin).any(|lost| lost.is_none_or(|(_, last)| last >= head.next));
+        let hash = if is_end_lost { BatchHash::ZERO } else { BatchHash(head.hash) };
+        Some((head.next, hash))
     }
 
     fn run(&self, origin: &EntityId) -> Option<SeqRange> {
@@ -58,7 +61,11 @@ impl Store for Log {
     fn seek(&self, origin: &EntityId, to: Seek) -> Result<Option<u64>, StoreError> {
         let short = origin.short();
         match to {
-            Seek::First => self.core.first_seq_of(short).map_err(StoreError::new),
+            Seek::First => {
+                let first = self.core.first_seq_of(short).map_err(StoreError::new)?;
+                // What was lost is asked for too, so that it is named.
+                Ok(first.into_iter().chain(self.lost(origin).flatten().map(|(first, _)| first)).min())
+            }
             Seek::Back { before, events } => self.core.seq_back(short, before, events).map_err(StoreError::new),
             Seek::Since(unix_ms) => {
                 let time = unix_ms.saturating_mul(NANOS_PER_MS);
@@ -122,6 +129,22 @@ impl Store for Log {
 
     fn close(&self) -> Result<(), StoreError> {
         self.clone().close().map_err(append_error)
+    }
+}
+
+impl Log {
+    /// First and last seq of what damage has taken of an origin; nothing where it is not known whose it was.
+    fn lost(&self, origin: &EntityId) -> impl Iterator<Item = Option<(u64, u64)>> + use<> {
+        let (origin, first) = (origin.short(), self.first_offset());
+        let holes = self.holes().into_iter().filter(move |hole| hole.offsets.start >= first);
+        holes.flat_map(move |hole| {
+            let its = hole.dots.iter().filter(move |dots| dots.origin == origin);
+            let mut lost: Vec<_> = its.map(|dots| Some((dots.first, dots.last))).collect();
+            if hole.dots.is_empty() {
+                lost.push(None);
+            }
+            lost
+        })
     }
 }
 

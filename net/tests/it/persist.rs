@@ -241,3 +241,48 @@ async fn a_log_that_another_has_is_named_with_who_has_it() {
     assert!(error.to_string().contains("os error"), "{error}");
     a.close().await;
 }
+
+/// Flips a byte in the middle of the frame of this batch of a closed log.
+fn damage(dir: &Path, channel: &str, batch: usize) {
+    let frame = frames(dir, channel).swap_remove(batch);
+    let state = StateDir::open(dir).expect("a state directory");
+    let name = net::channel::ChannelName::parse(channel).expect("a name");
+    let segment = net::logs::path(&state, &name).join(format!("{:016x}.seg", 0));
+    let mut bytes = std::fs::read(&segment).expect("readable");
+    let at = bytes.windows(frame.len()).position(|bytes| bytes == frame).expect("it is there");
+    bytes[at + frame.len() / 2] ^= 1;
+    std::fs::write(&segment, bytes).expect("writable");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_rot_took_from_a_log_is_told_to_who_comes_late() {
+    for damaged in 0..4 {
+        let temporary = tempfile::tempdir().expect("a temporary directory");
+        let dir = temporary.path().join("a");
+        let node = start(&dir).await;
+        let channel = node.channel("x").persist(LogConfig::default()).open().await.expect("opens");
+        for n in 0..4 {
+            publish(&channel, n..n + 1).await;
+        }
+        node.close().await;
+        damage(&dir, "x", damaged);
+        let node = start(&dir).await;
+        let channel = node.channel("x").persist(LogConfig::default()).open().await.expect("opens");
+        publish(&channel, 4..5).await;
+        let late = builder().ephemeral().ticket(node.ticket()).start().await.expect("starts");
+        let mut events = late.subscribe("x").from(From::Earliest).await.expect("a pattern");
+        let (mut seen, mut told) = (vec![], 0);
+        while seen.last().map(String::as_str) != Some("4") {
+            let item = tokio::time::timeout(DEADLINE, events.next()).await.expect("in time");
+            match item.expect("open").expect("it goes on") {
+                Item::Event(event) => seen.push(String::from_utf8(event.payload().to_vec()).expect("text")),
+                Item::Gap(_) | Item::Restart(_) | Item::Trimmed(_) => told += 1,
+                other => panic!("{other}"),
+            }
+        }
+        let expected: Vec<String> = (0..5).filter(|n| *n != damaged).map(|n| n.to_string()).collect();
+        assert_eq!((seen, told), (expected, 1), "batch {damaged} is damaged");
+        node.close().await;
+        late.close().await;
+    }
+}
