@@ -112,6 +112,12 @@ impl StorePlace {
     pub fn dir_name(channel: &ChannelName) -> String {
         channel.as_str().replace('/', "+")
     }
+
+    /// The channel whose log a directory of this name holds, if it can be one.
+    #[must_use]
+    pub fn channel_of(dir_name: &str) -> Option<ChannelName> {
+        if dir_name.contains('/') { None } else { ChannelName::parse(&dir_name.replace('+', "/")).ok() }
+    }
 }
 
 impl fmt::Debug for StorePlace {

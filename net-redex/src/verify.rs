@@ -34,6 +34,9 @@ pub struct Verification {
     pub batches: u64,
     /// Events in batches that are as they should be.
     pub events: u64,
+    /// How often a producer that keeps no log of its own was started anew: it names no batch before it, so whether
+    /// something is missing there is not known to anybody.
+    pub restarts: u64,
     /// What is wrong, in the order of the log; at most 10,000.
     pub faults: Vec<Fault>,
     /// Faults beyond those.
@@ -228,6 +231,8 @@ impl Verifier<'_> {
             self.missing_between(offset, dots, head.next);
         } else if !same && !seal.is_first() {
             self.missing_between(offset, dots, seal.incarnation());
+        } else if !same && seal.prev() == BatchHash::ZERO {
+            self.report.restarts += 1;
         } else if seal.prev() != head.hash {
             self.fault(offset, Some(dots), FaultKind::Unlinked);
         }

@@ -38,10 +38,7 @@ pub fn dir_name(channel: &ChannelName) -> String {
 /// The channel whose log a directory of this name holds, if it can be one.
 #[must_use]
 pub fn channel_of(dir_name: &str) -> Option<ChannelName> {
-    if dir_name.contains('/') {
-        return None;
-    }
-    ChannelName::parse(&dir_name.replace('+', "/")).ok()
+    StorePlace::channel_of(dir_name)
 }
 
 /// What seals the key rings of this node's logs.

@@ -28,6 +28,8 @@ pub(crate) struct ChannelOptions {
     pub(crate) cache_bytes_max: usize,
     pub(crate) persist: Option<Arc<dyn OpenStore>>,
     pub(crate) replicas: usize,
+    /// Opened to give what is in the log, until somebody opens the channel to publish.
+    pub(crate) standing_in: bool,
 }
 
 impl Default for ChannelOptions {
@@ -40,6 +42,7 @@ impl Default for ChannelOptions {
             cache_bytes_max: 16 << 20,
             persist: None,
             replicas: 0,
+            standing_in: false,
         }
     }
 }

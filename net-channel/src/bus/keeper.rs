@@ -13,6 +13,7 @@ use net_transport::Pair;
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::bus::channel::ChannelOptions;
 use crate::bus::hub::Command;
 use crate::bus::producer::lock;
 use crate::bus::selection::Selection;
@@ -122,6 +123,10 @@ impl Keeping {
     /// Finds the channels, those that are known and those that appear.
     async fn run(self, running: CancellationToken) {
         let mut events = self.bus.events();
+        match self.bus.inner.stores.logged().await {
+            Ok(names) => names.iter().for_each(|name| self.begin(name, &running)),
+            Err(error) => tracing::error!(%error, "the logs of before are not looked at"),
+        }
         loop {
             for info in self.bus.channels().await {
                 self.begin(&info.name, &running);
@@ -185,15 +190,20 @@ async fn keep_channel(
 ) -> Result<(), PersistError> {
     let failed = |error| PersistError::Store { channel: name.clone(), error };
     let store = bus.inner.stores.open(bus.inner.endpoint.mesh(), name, config).await?;
-    let from = store.clone();
-    let (cursor, runs) = blocking(move || {
+    let (from, me) = (store.clone(), bus.inner.signer.id());
+    let (cursor, runs, is_mine) = blocking(move || {
         let cursor = from.cursor();
         let run = |(pair, _): (&Pair, u64)| Some((*pair, from.run(&EntityId::from_bytes(pair.origin))?));
         let runs: BTreeMap<Pair, SeqRange> = cursor.iter().filter_map(run).collect();
-        Ok((cursor, runs))
+        Ok((cursor, runs, from.head(&me).is_some()))
     })
     .await
     .map_err(failed)?;
+    // What this node published before can be had from it again.
+    let standing_in = ChannelOptions { standing_in: true, ..ChannelOptions::default() };
+    if is_mine && let Err(error) = bus.open_producer(name.as_str(), standing_in).await {
+        tracing::warn!(channel = %name, %error, "what is in the log is not given to others");
+    }
     let pattern = Pattern::open(name.as_str(), &bus.inner.endpoint.id()).expect("a name is a pattern");
     let queue = Arc::new(Queue::new(name.to_string(), Selection::default()));
     let Ok(sub) = bus.make_keeping(pattern, cursor, queue.clone()).await else { return Ok(()) };

@@ -420,12 +420,15 @@ impl Bus {
         let name = ChannelName::open(name, &inner.endpoint.id())?;
         let mesh = inner.endpoint.mesh();
         let pair = Pair { channel: name.hash(&mesh).0, origin: *inner.signer.id().as_bytes() };
-        let live = || lock(&inner.producers).get(&pair).filter(|producer| !producer.is_closed()).cloned();
+        let is_live =
+            |producer: &&Arc<Producer>| !producer.is_closed() && (options.standing_in || !producer.standing_in);
+        let live = || lock(&inner.producers).get(&pair).filter(is_live).cloned();
         if let Some(producer) = live() {
             return Ok(producer);
         }
         let before = lock(&inner.producers).get(&pair).cloned();
         if let Some(before) = before.filter(|before| before.store.is_some()) {
+            before.close();
             // The first batch follows the last of before.
             timeout(CLOSE_TIMEOUT, before.flush()).await.map_err(|_| PersistError::Closing(name.clone()))?;
         }
@@ -444,7 +447,7 @@ impl Bus {
         // A scope of its own, so that the future of `open` can move between threads.
         let (producer, key, advert) = {
             let mut producers = lock(&inner.producers);
-            if let Some(producer) = producers.get(&pair).filter(|producer| !producer.is_closed()) {
+            if let Some(producer) = producers.get(&pair).filter(is_live) {
                 return Ok(producer.clone());
             }
             let now = tokio::time::Instant::now().into_std();
@@ -469,6 +472,7 @@ impl Bus {
                 store: log.map(|log| log.store),
                 replicas: options.replicas,
                 me: inner.endpoint.id(),
+                standing_in: options.standing_in,
             }));
             let (key, advert) = self.advert(&producer, options.visibility, false)?;
             if let Some(before) = producers.insert(pair, producer.clone()) {

@@ -52,6 +52,8 @@ pub(crate) struct Producer {
     /// On how many other nodes' disks an event must be before it is acknowledged.
     replicas: usize,
     me: NodeId,
+    /// Whoever opens the channel to publish takes its place.
+    pub(crate) standing_in: bool,
     /// Batches that are sent, and stored here if they are to be, and wait for other nodes; the oldest first.
     unreplicated: Waiting,
 }
@@ -154,6 +156,7 @@ pub(crate) struct Making {
     pub(crate) logged_next: u64,
     pub(crate) replicas: usize,
     pub(crate) me: NodeId,
+    pub(crate) standing_in: bool,
 }
 
 impl Producer {
@@ -174,6 +177,7 @@ impl Producer {
             logged_next,
             replicas,
             me,
+            standing_in,
         } = making;
         Self {
             name,
@@ -198,6 +202,7 @@ impl Producer {
             logged_next,
             replicas,
             me,
+            standing_in,
             unreplicated: Waiting::default(),
         }
     }

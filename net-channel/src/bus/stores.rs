@@ -98,6 +98,21 @@ impl Stores {
         Ok(store)
     }
 
+    /// The channels of which there is a log.
+    pub(crate) async fn logged(&self) -> Result<Vec<ChannelName>, StoreError> {
+        let Some(dir) = self.dir.clone() else { return Ok(vec![]) };
+        blocking(move || {
+            let entries = match std::fs::read_dir(dir) {
+                Ok(entries) => entries,
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
+                Err(error) => return Err(StoreError::new(error)),
+            };
+            let names = entries.filter_map(|entry| StorePlace::channel_of(entry.ok()?.file_name().to_str()?));
+            Ok(names.collect())
+        })
+        .await
+    }
+
     pub(crate) fn has_dir(&self) -> bool {
         self.dir.is_some()
     }

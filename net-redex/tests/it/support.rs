@@ -23,7 +23,7 @@ pub(crate) struct Origin {
     pub(crate) channel: ChannelHash,
     next: u64,
     incarnation: u64,
-    prev: BatchHash,
+    pub(crate) prev: BatchHash,
     builder: BatchBuilder,
 }
 
@@ -42,6 +42,12 @@ impl Origin {
             prev: BatchHash::ZERO,
             builder: BatchBuilder::new(),
         }
+    }
+
+    /// It is started anew, and knows nothing of what it published before.
+    pub(crate) fn restart(&mut self) {
+        self.next += 1_000_000;
+        (self.incarnation, self.prev) = (self.next, BatchHash::ZERO);
     }
 
     pub(crate) fn short(&self) -> ShortId {

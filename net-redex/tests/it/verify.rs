@@ -47,6 +47,24 @@ fn sound_log_verifies_with_public_keys_only() {
 }
 
 #[test]
+fn a_producer_without_a_log_that_was_started_anew_is_no_fault_and_is_counted() {
+    let (mut origin, mut frames) = ten();
+    origin.restart();
+    frames.extend([origin.batch(&[b"again"]), origin.batch(&[b"and again"])]);
+    let (_dir, log) = log_of(&frames);
+    let report = log.verify(&[origin.key.id()], &[]).expect("readable");
+    assert_eq!((report.faults, report.restarts, report.batches), (vec![], 1, 12));
+    // One that names another batch than the last before it says that something is missing.
+    let (mut other, mut frames) = ten();
+    frames.pop();
+    let prev = other.prev;
+    other.restart();
+    other.prev = prev;
+    frames.push(other.batch(&[b"again"]));
+    assert_eq!(seqs(&faults(&frames, &other, &[]))[0].0, &FaultKind::Unlinked);
+}
+
+#[test]
 fn edited_payload_is_named() {
     let (origin, mut frames) = ten();
     let last = frames[4].len() - 40;

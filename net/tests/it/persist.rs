@@ -286,3 +286,23 @@ async fn what_rot_took_from_a_log_is_told_to_who_comes_late() {
         late.close().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_keeps_gives_its_own_history_when_it_is_back_before_it_publishes() {
+    let temporary = tempfile::tempdir().expect("a temporary directory");
+    let dir = temporary.path().join("a");
+    for round in 0..3 {
+        let a = start(&dir).await;
+        let _keeper = a.keep("kept/*", LogConfig::default()).await.expect("a pattern");
+        let late = builder().ephemeral().ticket(a.ticket()).start().await.expect("starts");
+        let mut events = late.subscribe("kept/*").from(From::Earliest).await.expect("a pattern");
+        assert_eq!(take(&mut events, round as usize).await, numbers(0..round));
+        // Whoever publishes has the channel as it was asked for.
+        let channel = a.channel("kept/x").replicas(1).open().await.expect("opens");
+        let lonely = channel.publish(round.to_string()).await.expect("room");
+        assert_eq!(take(&mut events, 1).await, numbers(round..round + 1));
+        drop(lonely);
+        a.close().await;
+        late.close().await;
+    }
+}

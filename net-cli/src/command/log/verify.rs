@@ -71,6 +71,8 @@ struct Summary {
     first_offset: u64,
     next_offset: u64,
     faults: u64,
+    #[serde(default)]
+    restarts: u64,
     heads: Vec<HeadRow>,
 }
 
@@ -155,6 +157,7 @@ fn print(output: &Output, located: &Located, log: &Log, report: &Verification) -
             first_offset: log.first_offset(),
             next_offset: log.next_offset(),
             faults,
+            restarts: report.restarts,
             heads: report.heads.iter().map(head).collect(),
         });
     }
@@ -169,7 +172,12 @@ fn print(output: &Output, located: &Located, log: &Log, report: &Verification) -
     output.line(match faults {
         0 => {
             let good = output.paint(To::Out, Look::Good, "checksums, chain and signatures hold");
-            format!("{channel}: {good}: {events}, {origins}")
+            // A producer without a log of its own names no batch before its first.
+            let restarts = match report.restarts {
+                0 => String::new(),
+                n => format!(", {}", count(n, "restart")),
+            };
+            format!("{channel}: {good}: {events}, {origins}{restarts}")
         }
         n => {
             let bad = output.paint(To::Out, Look::Bad, count(n, "fault"));
