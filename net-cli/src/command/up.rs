@@ -33,7 +33,8 @@ pub(crate) struct Up {
     /// Join the mesh of this ticket first (`-` reads it from the standard input, `@FILE` from a file)
     #[arg(long, value_name = "TICKET")]
     join: Option<String>,
-    /// Keep channels that match in logs in the directory, as long as this runs; may be given several times
+    /// Keep channels that match in logs in the directory, as long as this runs; may be given several times. What this node
+    /// publishes there is given to later subscribers; what others publish is read with `net log read`
     #[arg(long, value_name = "PATTERN")]
     keep: Vec<String>,
     /// Serve figures in the format of OpenMetrics at http://ADDRESS/metrics; a port alone is one of this machine
