@@ -14,9 +14,9 @@ use tokio::time::timeout;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
-struct Node {
-    endpoint: Endpoint,
-    bus: Bus,
+pub(crate) struct Node {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) bus: Bus,
     keys: NodeKeys,
 }
 
@@ -25,7 +25,7 @@ impl Node {
         Self::start_with(number, known, |_| {}).await
     }
 
-    async fn start_with(number: u8, known: Vec<Peer>, configure: impl FnOnce(&mut BusConfig)) -> Self {
+    pub(crate) async fn start_with(number: u8, known: Vec<Peer>, configure: impl FnOnce(&mut BusConfig)) -> Self {
         let keys = NodeKeys::from_seed(&Seed::new([number; 32]));
         let mesh = Mesh::new(MeshId([1; 32]), 0, Psk::new([2; 32]));
         let gate = Arc::new(OpenGate::new(mesh.id()));
@@ -38,7 +38,7 @@ impl Node {
         Self { endpoint, bus, keys }
     }
 
-    fn peer(&self) -> Peer {
+    pub(crate) fn peer(&self) -> Peer {
         Peer { binding: *self.keys.binding(), addresses: self.endpoint.addresses() }
     }
 }

@@ -1,19 +1,20 @@
 //! Producers and keepers over a store that is driven by hand: what fails, what is late, what is refused.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use net_channel::{
-    Ack, BatchHash, Bus, BusConfig, Cursor, OpenGate, OpenStore, PublishError, Seek, SenderKey, SeqRange, Store,
-    StoreError, StoreFuture, StorePlace, Stored,
+    Ack, BatchHash, Bus, Cursor, OpenStore, PublishError, Seek, SenderKey, SeqRange, Store, StoreError, StoreFuture,
+    StorePlace, Stored,
 };
 use net_identity::EntityId;
-use net_transport::{Endpoint, EndpointConfig, Header, Mesh, MeshId, NodeKeys, Peer, Psk, Seed};
+use net_transport::{Header, Peer};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
+
+use crate::bus::Node;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -90,6 +91,10 @@ impl Store for Fake {
         })
     }
 
+    fn events(&self) -> u64 {
+        self.hand().offset
+    }
+
     fn head(&self, origin: &EntityId) -> Option<(u64, BatchHash)> {
         Some((*self.hand().heads.get(origin)?, BatchHash([7; 32])))
     }
@@ -132,17 +137,11 @@ impl Store for Fake {
     }
 }
 
+/// A node that may keep logs: the hand-driven ones need no directory.
 async fn start(number: u8, known: Vec<Peer>) -> (Bus, Peer) {
-    let keys = NodeKeys::from_seed(&Seed::new([number; 32]));
-    let mesh = Mesh::new(MeshId([1; 32]), 0, Psk::new([2; 32]));
-    let gate = Arc::new(OpenGate::new(mesh.id()));
-    let mut config = EndpointConfig::listen_on(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
-    config.known = known;
-    let (endpoint, inbox) = Endpoint::bind(keys.clone(), mesh, gate, config).await.expect("bind");
-    let peer = Peer { binding: *keys.binding(), addresses: endpoint.addresses() };
-    let mut config = BusConfig::new(Arc::new(keys));
-    config.logs = Some("nowhere".into());
-    (Bus::start(endpoint, inbox, config).await.expect("start"), peer)
+    let node = Node::start_with(number, known, |config| config.logs = Some("nowhere".into())).await;
+    let peer = node.peer();
+    (node.bus, peer)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

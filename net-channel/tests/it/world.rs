@@ -3,8 +3,10 @@
 //! It stands where links, streams and applications stand: joined frames may be lost, reordered and duplicated (links
 //! that were full, lanes, connections that changed), end-to-end streams are ordered and break as a whole.
 
+mod app;
 mod craft;
 mod judge;
+mod network;
 mod publishing;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -12,9 +14,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use net_channel::core::{Action, Delivery, Given, Known, Limits, Message, Publisher, Subscriptions};
-use net_channel::{
-    ChannelHash, ChannelName, Class, Cursor, From, Item, Order, Parent, Pattern, SenderKey, Tick, TickParams,
-};
+use net_channel::{ChannelHash, ChannelName, Class, Cursor, From, Order, Parent, Pattern, SenderKey, Tick, TickParams};
 use net_identity::EntityId;
 use net_transport::{MeshId, NodeId, NodeKeys, Pair, Priority, Seed, Visibility};
 
@@ -316,35 +316,8 @@ impl World {
         self.act(id);
     }
 
-    fn carry(&mut self, from: NodeId, to: NodeId, frame: Bytes) {
-        self.totals.frames += 1;
-        let deaf = self.deaf.contains(&(from, to));
-        if deaf || self.is_cut(&from, &to) || from != to && self.rng.chance(self.faults.loss) {
-            self.totals.dropped += 1;
-            return;
-        }
-        let boot = self.nodes[&to].boot;
-        let mut copies = 1;
-        if self.rng.chance(self.faults.duplicate) {
-            self.totals.duplicated += 1;
-            copies = 2;
-        }
-        for _ in 0..copies {
-            let mut delay = LATENCY_US;
-            if self.rng.chance(self.faults.reorder) {
-                self.totals.reordered += 1;
-                delay += self.rng.below(50_000);
-            }
-            self.at(Duration::from_micros(delay), Happening::Frame { to, boot, frame: frame.clone() });
-        }
-    }
-
     fn node(&mut self, id: &NodeId) -> &mut Node {
         self.nodes.get_mut(id).expect("a node of this world")
-    }
-
-    fn is_cut(&self, a: &NodeId, b: &NodeId) -> bool {
-        self.cut.contains(&(*a, *b)) || self.cut.contains(&(*b, *a))
     }
 
     fn boots(&self, a: &NodeId, b: &NodeId) -> (u64, u64) {
@@ -407,82 +380,6 @@ impl World {
         if let Some(at) = self.node(&id).subscriptions.poll_timeout() {
             let after = at.saturating_duration_since(self.instant());
             self.at(after, Happening::Wake);
-        }
-    }
-
-    /// The application of a subscription stops taking, or goes on.
-    pub fn sleep(&mut self, node: usize, sub: u64, asleep: bool) {
-        let id = self.order[node];
-        let boot = self.nodes[&id].boot;
-        self.node(&id).apps.get_mut(&sub).expect("a subscription").asleep = asleep;
-        if !asleep {
-            self.at(Duration::ZERO, Happening::Take { node: id, sub, boot });
-        }
-    }
-
-    pub fn cut(&mut self, a: usize, b: usize) {
-        let (a, b) = (self.order[a], self.order[b]);
-        if a == b || self.is_cut(&a, &b) {
-            return;
-        }
-        self.totals.partitions += 1;
-        self.cut.insert((a, b));
-        self.part(a, b);
-    }
-
-    pub fn heal(&mut self) {
-        for (a, b) in std::mem::take(&mut self.cut) {
-            self.meet(a, b);
-        }
-    }
-
-    fn note_apart(&mut self, a: NodeId, b: NodeId) {
-        let (now, key) = (self.now, (a.min(b), a.max(b)));
-        let is_apart = self.is_cut(&a, &b) || !self.nodes[&a].alive || !self.nodes[&b].alive;
-        let spans = self.apart.entry(key).or_default();
-        match spans.last_mut() {
-            Some((_, end @ None)) if !is_apart => *end = Some(now),
-            Some((_, None)) => {}
-            _ if is_apart => spans.push((now, None)),
-            _ => {}
-        }
-    }
-
-    /// Both ends notice that the link is gone.
-    fn part(&mut self, a: NodeId, b: NodeId) {
-        self.note_apart(a, b);
-        let now = self.instant();
-        for (x, y) in [(a, b), (b, a)] {
-            let pairs: Vec<Pair> = self.nodes[&x].joins.iter().filter(|(_, n)| **n == y).map(|(p, _)| *p).collect();
-            for pair in pairs {
-                self.joined.entry(pair).or_default().remove(&x);
-                if self.nodes[&x].alive {
-                    self.node(&x).subscriptions.handle_unjoined(now, pair);
-                }
-            }
-            if self.nodes[&x].alive {
-                self.node(&x).subscriptions.handle_peer_lost(now, &y);
-                for producer in self.node(&x).producers.values_mut() {
-                    producer.publisher.handle_gone(&y);
-                }
-                self.act(x);
-            }
-        }
-    }
-
-    /// The link is back: adverts are exchanged.
-    fn meet(&mut self, a: NodeId, b: NodeId) {
-        self.note_apart(a, b);
-        for (x, y) in [(a, b), (b, a)] {
-            if !self.nodes[&x].alive || !self.nodes[&y].alive {
-                continue;
-            }
-            let pairs: Vec<Pair> = self.nodes[&x].producers.keys().copied().collect();
-            for pair in pairs {
-                self.advertise(x, y, pair);
-            }
-            self.node(&x).subscriptions.handle_neighbour(y);
-            self.act(x);
         }
     }
 
@@ -661,103 +558,6 @@ impl World {
         }
     }
 
-    fn take(&mut self, id: NodeId, sub: u64) {
-        let now = self.instant();
-        let node = self.node(&id);
-        let Some(app) = node.apps.get_mut(&sub) else { return };
-        if app.asleep {
-            return;
-        }
-        let deliveries: Vec<Delivery> = app.queue.drain(..).collect();
-        let mut cost = 0;
-        let mut sums = Totals::default();
-        for delivery in deliveries {
-            cost += delivery.cost();
-            match delivery {
-                Delivery::Batch { source, batch, skip, late, .. } => {
-                    let (pair, seal) = (source.pair, batch.open().seal());
-                    let seen = app.seen.entry(pair).or_default();
-                    for event in batch.events().skip(usize::from(skip)) {
-                        let (seq, payload) = (event.seq(), event.payload().to_vec());
-                        let is_late = late.iter().any(|range| (range.from..range.to).contains(&seq));
-                        sums.late += u64::from(is_late);
-                        sums.delivered += 1;
-                        let item = if is_late { Seen::Late(seq, payload) } else { Seen::Event(seq, payload) };
-                        app.log.push((pair, item.clone()));
-                        seen.push(item);
-                    }
-                    if app.positions.next(&pair).is_none_or(|next| next < seal.next_seq()) {
-                        app.positions.set(pair, seal.next_seq());
-                    }
-                    if !seal.is_realtime() {
-                        let head = node.given.head(pair.channel, source.origin);
-                        head.begin(seal, seal.seq() + u64::from(skip));
-                        head.advance(seal.last_seq());
-                        let clock = node.clocks.entry(pair.channel).or_default().entry(pair).or_default();
-                        *clock = (*clock).max(seal.last_seq());
-                    }
-                }
-                Delivery::Item(item) => {
-                    let (pair, seen) = match item {
-                        Item::Gap(gap) => {
-                            sums.gaps += 1;
-                            if gap.before.is_none() {
-                                app.positions.set(gap.source.pair, gap.range.to);
-                            }
-                            (gap.source.pair, Seen::Gap(gap.range))
-                        }
-                        Item::Restart(restart) => {
-                            sums.restarts += 1;
-                            app.positions.set(restart.source.pair, restart.incarnation);
-                            let (last_seen, incarnation) = (restart.last_seen, restart.incarnation);
-                            (restart.source.pair, Seen::Restart { last_seen, incarnation })
-                        }
-                        Item::Trimmed(trimmed) => {
-                            sums.trimmed += 1;
-                            app.positions.set(trimmed.source.pair, trimmed.first);
-                            let (asked, first) = (trimmed.asked, trimmed.first);
-                            (trimmed.source.pair, Seen::Trimmed { asked, first })
-                        }
-                        Item::Sealed(sealed) => (sealed.source.pair, Seen::Sealed(sealed.range)),
-                        Item::Equivocation(fork) => {
-                            (fork.source.pair, Seen::Equivocation { seq: fork.seq, proved: fork.proof.is_some() })
-                        }
-                        other => panic!("unexpected {other:?}"),
-                    };
-                    app.log.push((pair, seen.clone()));
-                    app.seen.entry(pair).or_default().push(seen);
-                }
-                other => panic!("for a keeper: {other:?}"),
-            }
-        }
-        self.totals.gaps += sums.gaps;
-        self.totals.restarts += sums.restarts;
-        self.totals.trimmed += sums.trimmed;
-        self.totals.late += sums.late;
-        self.totals.delivered += sums.delivered;
-        self.node(&id).subscriptions.handle_taken(now, sub, cost);
-        self.act(id);
-    }
-
-    pub fn seen(&self, node: usize, sub: u64, pair: &Pair) -> Vec<Seen> {
-        self.nodes[&self.order[node]].apps[&sub].seen.get(pair).cloned().unwrap_or_default()
-    }
-
-    /// What the application was handed, of all origins: the number of the origin's node, and the item.
-    pub fn log(&self, node: usize, sub: u64) -> Vec<(usize, Seen)> {
-        let place = |pair: &Pair| self.order.iter().position(|n| *n.as_bytes() == pair.origin).expect("a node");
-        self.nodes[&self.order[node]].apps[&sub].log.iter().map(|(pair, seen)| (place(pair), seen.clone())).collect()
-    }
-
-    /// Payloads of the events that the application was handed, in order.
-    pub fn payloads(&self, node: usize, sub: u64) -> Vec<String> {
-        let payload = |(_, seen)| match seen {
-            Seen::Event(_, payload) | Seen::Late(_, payload) => Some(String::from_utf8(payload).expect("text")),
-            _ => None,
-        };
-        self.log(node, sub).into_iter().filter_map(payload).collect()
-    }
-
     /// How many proofs against an origin a node keeps.
     pub fn proofs(&self, node: usize, origin: usize, channel: &str) -> usize {
         self.nodes[&self.order[node]].subscriptions.proofs(&self.pair(origin, channel)).len()
@@ -784,16 +584,6 @@ impl World {
     /// Batches and bytes that wait in a node's subscriptions.
     pub fn held(&self, node: usize) -> (usize, usize) {
         self.nodes[&self.order[node]].subscriptions.held()
-    }
-
-    /// Live frames from one node to another are lost from now on, or not any more; streams go on.
-    pub fn deafen(&mut self, from: usize, to: usize, deaf: bool) {
-        let link = (self.order[from], self.order[to]);
-        if deaf {
-            self.deaf.insert(link);
-        } else {
-            self.deaf.remove(&link);
-        }
     }
 
     /// A node's process stands still for a while; what comes meanwhile waits for it.
