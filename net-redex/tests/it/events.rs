@@ -525,3 +525,18 @@ fn log_without_syncs_holds_on_to_few_segments() {
     assert!(metrics.syncs >= 17, "sealed segments are synced in bulk: {metrics:?}");
     assert_eq!(batches(&log).len(), 40 * 17);
 }
+
+#[test]
+fn an_origin_with_many_keys_loses_its_oldest_and_no_other_does() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let log = Log::open(dir.path(), LogConfig::default().sync(SyncPolicy::Memory)).expect("a new log");
+    let [greedy, other] = [[1; 32], [2; 32]].map(|secret| EntityKey::from_secret(&secret).id());
+    let key = |n: u64| net_channel::SenderKey::new(std::array::from_fn(|i| n.to_le_bytes()[i % 8]));
+    log.add_key(other, 1, key(u64::MAX)).expect("kept");
+    for n in 1..=4_100 {
+        log.add_key(greedy, n, key(n)).expect("kept");
+    }
+    let kept = log.keys(&greedy);
+    assert_eq!((kept.len(), kept[0].0, kept.last().map(|(seq, _)| *seq)), (4_096, 5, Some(4_100)));
+    assert_eq!(log.keys(&other).len(), 1);
+}
