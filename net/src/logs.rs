@@ -29,18 +29,6 @@ pub enum LogError {
     Open(#[from] OpenError),
 }
 
-/// The name of the directory that holds this channel's log.
-#[must_use]
-pub fn dir_name(channel: &ChannelName) -> String {
-    StorePlace::dir_name(channel)
-}
-
-/// The channel whose log a directory of this name holds, if it can be one.
-#[must_use]
-pub fn channel_of(dir_name: &str) -> Option<ChannelName> {
-    StorePlace::channel_of(dir_name)
-}
-
 /// What seals the key rings of this node's logs.
 #[must_use]
 pub fn ring_secret(keys: &NodeKeys) -> [u8; 32] {
@@ -56,7 +44,7 @@ pub fn root(dir: &StateDir) -> PathBuf {
 /// Where the log of this channel is, or would be.
 #[must_use]
 pub fn path(dir: &StateDir, channel: &ChannelName) -> PathBuf {
-    root(dir).join(dir_name(channel))
+    root(dir).join(StorePlace::dir_name(channel))
 }
 
 /// The channels that have a log in this directory, in order of their names.
@@ -73,7 +61,7 @@ pub fn list(dir: &StateDir) -> io::Result<Vec<ChannelName>> {
     for entry in entries {
         let entry = entry?;
         // What else lies there was put there by somebody else.
-        if let Some(channel) = entry.file_name().to_str().and_then(channel_of)
+        if let Some(channel) = entry.file_name().to_str().and_then(StorePlace::channel_of)
             && fs::metadata(entry.path())?.is_dir()
         {
             channels.push(channel);

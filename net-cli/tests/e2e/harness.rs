@@ -287,3 +287,15 @@ impl Drop for Running {
         let _ = self.process.wait();
     }
 }
+
+/// It failed with this code, said this, and pointed to that.
+#[track_caller]
+pub(crate) fn check(ended: &Ended, code: i32, says: &str, next: &str) {
+    assert_eq!(ended.code, Some(code), "{ended:?}");
+    assert!(ended.err.contains(says), "it should say {says:?}: {ended:?}");
+    assert!(ended.err.contains(next), "it should point to {next:?}: {ended:?}");
+    assert!(!ended.err.contains("panicked"), "{ended:?}");
+    assert_eq!(ended.out, "", "nothing but results goes to the standard output");
+    // Counted by `cargo xtask e2e cli`.
+    println!("wrong use: {} -> {code}, says {says:?}, points to {next:?}", ended.what);
+}

@@ -14,7 +14,7 @@ use net::logs;
 use net::redex::{Log, LogConfig, NewEvent, Writer};
 use net::state::StateDir;
 
-use crate::harness::{Ended, Node, Place};
+use crate::harness::{Node, Place, check};
 
 /// A node that has been used, and the logs that it keeps.
 struct Keeper {
@@ -98,16 +98,4 @@ fn write(writer: &Writer, events: std::ops::Range<u32>) {
 /// Lines of JSON.
 fn rows(text: &str) -> Vec<serde_json::Value> {
     text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
-}
-
-/// It failed with this code, said this, and pointed to that.
-#[track_caller]
-fn check(ended: &Ended, code: i32, says: &str, next: &str) {
-    assert_eq!(ended.code, Some(code), "{ended:?}");
-    assert!(ended.err.contains(says), "it should say {says:?}: {ended:?}");
-    assert!(ended.err.contains(next), "it should point to {next:?}: {ended:?}");
-    assert!(!ended.err.contains("panicked"), "{ended:?}");
-    assert_eq!(ended.out, "", "nothing but results goes to the standard output");
-    // Counted by `cargo xtask e2e cli`.
-    println!("wrong use: {} -> {code}, says {says:?}, points to {next:?}", ended.what);
 }

@@ -3,18 +3,7 @@
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 
-use crate::harness::{Ended, Node, Place};
-
-#[track_caller]
-fn check(ended: &Ended, code: i32, says: &str, next: &str) {
-    assert_eq!(ended.code, Some(code), "{ended:?}");
-    assert!(ended.err.contains(says), "it should say {says:?}: {ended:?}");
-    assert!(ended.err.contains(next), "it should point to {next:?}: {ended:?}");
-    assert!(!ended.err.contains("panicked"), "{ended:?}");
-    assert_eq!(ended.out, "", "nothing but results goes to the standard output");
-    // Counted by `cargo xtask e2e cli`.
-    println!("wrong use: {} -> {code}, says {says:?}, points to {next:?}", ended.what);
-}
+use crate::harness::{Node, Place, check};
 
 #[test]
 fn commands_that_are_typed_wrongly() {

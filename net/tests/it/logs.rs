@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use net::channel::ChannelName;
+use net::channel::{ChannelName, StorePlace};
 use net::logs::{self, LogError};
 use net::redex::{EventItem, Log, OpenError, Start};
 use net::state::StateDir;
@@ -23,12 +23,12 @@ fn name(text: &str) -> ChannelName {
 #[test]
 fn names_of_channels_and_directories_follow_from_each_other() {
     for text in ["a", "quakes/ak", "a/b/c.d:e@f~g-h_i", "$group/billing", ".hidden/x", &"x/".repeat(127)[..253]] {
-        let dir = logs::dir_name(&name(text));
+        let dir = StorePlace::dir_name(&name(text));
         assert!(!dir.contains('/') && dir.len() <= 255);
-        assert_eq!(logs::channel_of(&dir), Some(name(text)));
+        assert_eq!(StorePlace::channel_of(&dir), Some(name(text)));
     }
     for dir in ["", "+", "a++b", "+a", "a+", "..", ".", "a b", "a/b", "lost*found"] {
-        assert_eq!(logs::channel_of(dir), None, "{dir:?}");
+        assert_eq!(StorePlace::channel_of(dir), None, "{dir:?}");
     }
 }
 

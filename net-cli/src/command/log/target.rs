@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use net::channel::ChannelName;
+use net::channel::{ChannelName, StorePlace};
 use net::logs;
 use net::redex::{Log, LogConfig, OpenError};
 use net::state::StateDir;
@@ -140,7 +140,7 @@ impl Located {
     pub(super) fn name(&self, log: &Log) -> String {
         let named = self.channel.clone().or_else(|| {
             let path = self.path.canonicalize().unwrap_or_else(|_| self.path.clone());
-            let of_dir = path.file_name().and_then(|name| logs::channel_of(name.to_str()?));
+            let of_dir = path.file_name().and_then(|name| StorePlace::channel_of(name.to_str()?));
             // What a log has that was opened without saying for which channel.
             let unnamed = ChannelName::parse("log").ok();
             // It may be a copy of one of the node's own, of whatever name.
