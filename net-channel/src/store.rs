@@ -29,6 +29,9 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// there is not known.
     fn enqueue<'a>(&'a self, frame: &'a [u8], expected: Option<u64>) -> StoreFuture<'a, StoreFuture<'static, Stored>>;
 
+    /// How many events are kept.
+    fn events(&self) -> u64;
+
     /// Where an origin stands: its next seq and the hash of the batch before that; nothing if the store has none of it.
     fn head(&self, origin: &EntityId) -> Option<(u64, BatchHash)>;
 

@@ -38,6 +38,10 @@ impl Store for Log {
         })
     }
 
+    fn events(&self) -> u64 {
+        self.next_offset().saturating_sub(self.first_offset())
+    }
+
     fn head(&self, origin: &EntityId) -> Option<(u64, BatchHash)> {
         let head = self.core.index().head(&origin.short())?;
         // What was lost behind it had another hash, which nobody knows: whoever has seen it, or not, is told of a break.

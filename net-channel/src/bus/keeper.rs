@@ -4,7 +4,7 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::{Future, poll_fn};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -48,7 +48,7 @@ pub struct Keeper {
 pub struct KeptChannel {
     /// Its name.
     pub name: ChannelName,
-    /// Events that have come into its log since this keeper was made, also by who publishes them here.
+    /// Events in its log, whoever has put them there; none while the log is not open.
     pub events: u64,
     /// Why nothing is stored at the moment; it is tried again every five seconds.
     pub failure: Option<String>,
@@ -69,7 +69,14 @@ pub enum KeepError {
     Closed,
 }
 
-type Kept = Mutex<BTreeMap<ChannelName, KeptChannel>>;
+type Kept = Mutex<BTreeMap<ChannelName, Keeps>>;
+
+/// How keeping a channel goes.
+#[derive(Debug, Default)]
+struct Keeps {
+    store: Option<Weak<dyn Store>>,
+    failure: Option<String>,
+}
 
 impl Bus {
     /// Keeps every channel that matches, whoever produces it and whenever it appears, in the node's directory. Channels
@@ -102,7 +109,13 @@ impl Keeper {
     /// What is kept.
     #[must_use]
     pub fn channels(&self) -> Vec<KeptChannel> {
-        lock(&self.kept).values().cloned().collect()
+        let kept = lock(&self.kept);
+        let channel = |(name, keeps): (&ChannelName, &Keeps)| {
+            let store = keeps.store.as_ref().and_then(Weak::upgrade);
+            let events = store.map_or(0, |store| store.events());
+            KeptChannel { name: name.clone(), events, failure: keeps.failure.clone() }
+        };
+        kept.iter().map(channel).collect()
     }
 }
 
@@ -156,7 +169,7 @@ impl Keeping {
                 self.bus.inner.events.send(NodeEvent::KeepRefused { channel: name.clone() });
                 return;
             }
-            kept.insert(name.clone(), KeptChannel { name: name.clone(), events: 0, failure: None });
+            kept.insert(name.clone(), Keeps::default());
         }
         let (bus, config, kept) = (self.bus.clone(), self.config.clone(), self.kept.clone());
         let (name, running) = (name.clone(), running.clone());
@@ -167,7 +180,7 @@ impl Keeping {
                     Err(error) => error.to_string(),
                 };
                 tracing::error!(channel = %name, error, "a channel is not kept at the moment");
-                note(&kept, &name, |channel| channel.failure = Some(error));
+                note(&kept, &name, |keeps| keeps.failure = Some(error));
                 tokio::time::sleep(AGAIN_AFTER).await;
             }
         };
@@ -175,9 +188,9 @@ impl Keeping {
     }
 }
 
-fn note(kept: &Kept, name: &ChannelName, change: impl FnOnce(&mut KeptChannel)) {
-    if let Some(channel) = lock(kept).get_mut(name) {
-        change(channel);
+fn note(kept: &Kept, name: &ChannelName, change: impl FnOnce(&mut Keeps)) {
+    if let Some(keeps) = lock(kept).get_mut(name) {
+        change(keeps);
     }
 }
 
@@ -208,13 +221,13 @@ async fn keep_channel(
     let queue = Arc::new(Queue::new(name.to_string(), Selection::default()));
     let Ok(sub) = bus.make_keeping(pattern, cursor, queue.clone()).await else { return Ok(()) };
     let _ended = EndOnDrop { bus, sub, queue: &queue };
-    note(kept, name, |channel| channel.failure = None);
+    note(kept, name, |keeps| *keeps = Keeps { store: Some(Arc::downgrade(&store)), failure: None });
     for (pair, run) in &runs {
         bus.tell_stored(sub, *pair, *run).await;
     }
     let (placed, storing) = mpsc::channel(STORING_MAX);
-    let report = Reporting { bus, sub, queue: &queue, kept, name, runs };
-    let (placing, reporting) = (place(bus, sub, &store, &queue, (kept, name), placed), report.run(storing));
+    let report = Reporting { bus, sub, queue: &queue, runs };
+    let (placing, reporting) = (place(bus, sub, &store, &queue, placed), report.run(storing));
     tokio::try_join!(placing, reporting).map_err(failed)?;
     Ok(())
 }
@@ -234,7 +247,6 @@ async fn place(
     sub: SubId,
     store: &Arc<dyn Store>,
     queue: &Queue,
-    (kept, name): (&Kept, &ChannelName),
     placed: mpsc::Sender<Placed>,
 ) -> Result<(), StoreError> {
     // Where each origin stands; nothing for one that the log cannot take.
@@ -260,10 +272,7 @@ async fn place(
                     let stored = match store.enqueue(batch.frame(), expected).await {
                         Ok(stored) => Some(stored),
                         // Whoever stored it says so.
-                        Err(StoreError::Duplicate) => {
-                            note(kept, name, |channel| channel.events += range.len());
-                            None
-                        }
+                        Err(StoreError::Duplicate) => None,
                         Err(error) => {
                             passed_over(&source, Err(error))?;
                             None
@@ -308,8 +317,6 @@ struct Reporting<'a> {
     bus: &'a Bus,
     sub: SubId,
     queue: &'a Queue,
-    kept: &'a Kept,
-    name: &'a ChannelName,
     runs: BTreeMap<Pair, SeqRange>,
 }
 
@@ -347,7 +354,6 @@ impl Reporting<'_> {
 
     /// A batch is stored; says whether there is something to tell. What is not on the disk is not told.
     async fn note(&mut self, pair: Pair, range: SeqRange, durable: bool) -> bool {
-        note(self.kept, self.name, |channel| channel.events += range.len());
         if !durable {
             return false;
         }

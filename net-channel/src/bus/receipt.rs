@@ -19,8 +19,8 @@ pub enum Ack {
         /// Links, and this node itself if it subscribes.
         links: u32,
     },
-    /// In the log of this node's channel, and not synced: it outlives the process, not a power cut. On its way to the
-    /// links.
+    /// In the log of this node's channel, as its policy keeps it, and not synced: on a disk it outlives the process, not a
+    /// power cut. On its way to the links.
     Buffered {
         /// The event's offset in the log.
         offset: u64,

@@ -64,7 +64,7 @@ fn print_keep(output: &Output, keep: &KeepRow) -> io::Result<()> {
     let width = keep.channels.iter().map(|kept| kept.channel.len()).max().unwrap_or(0).min(60);
     for KeptRow { channel, events, failure } in &keep.channels {
         let name = output.paint(To::Out, Look::Name, format!("{channel:<width$}"));
-        let stored = format!("{events} new {} stored", if *events == 1 { "event" } else { "events" });
+        let stored = format!("{events} {} stored", if *events == 1 { "event" } else { "events" });
         let state = match failure {
             None => output.paint(To::Out, Look::Good, stored),
             Some(failure) => output.paint(To::Out, Look::Bad, format!("{stored}, and now it fails: {failure}")),

@@ -176,7 +176,7 @@ pub(crate) struct KeepRow {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct KeptRow {
     pub(crate) channel: String,
-    /// Events stored since it is kept.
+    /// Events in its log.
     pub(crate) events: u64,
     /// Why nothing is stored at the moment.
     #[serde(default, skip_serializing_if = "Option::is_none")]

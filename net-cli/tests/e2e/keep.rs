@@ -110,7 +110,7 @@ fn subscribers_and_other_keepers_are_told_apart_from_the_disk_here() {
         assert_eq!(figures, [Some(1), Some(0), Some(1), Some(1)], "{row}");
         row["keepers"] == 1
     });
-    let stored = format!("{events} new {} stored", if events == 1 { "event" } else { "events" });
+    let stored = format!("{events} {} stored", if events == 1 { "event" } else { "events" });
     until(|| {
         let channels = a.run(&["channels", "quakes/us"]).ok();
         assert!(channels.contains("  1 subscriber\n"), "{channels}");
@@ -136,7 +136,7 @@ fn failing_log_is_told_once_and_tried_again() {
     let said = keeper.wait_for_err("quakes/ak is not kept at the moment");
     assert!(said.contains("quakes+ak") && said.contains("os error"), "{said}");
     let channels = b.run(&["channels"]).ok();
-    assert!(channels.contains("0 new events stored, and now it fails: "), "{channels}");
+    assert!(channels.contains("0 events stored, and now it fails: "), "{channels}");
     // What this node itself would publish there is refused, not lost.
     let refused = b.run(&["pub", "quakes/ak", "mine"]);
     assert_eq!(refused.code, Some(1), "{refused:?}");
