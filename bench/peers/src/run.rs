@@ -151,13 +151,7 @@ impl Bench {
         publisher.expect("result", STEP_MAX + self.work()).await?;
         let mut outcomes = Vec::new();
         for subscriber in &mut subscribers {
-            let mut result = subscriber.expect("result", STEP_MAX).await;
-            if result.is_err() {
-                // It still says what it has counted.
-                subscriber.tell("end").await?;
-                result = subscriber.expect("result", STEP_MAX).await;
-            }
-            outcomes.push(serde_json::from_value(result?)?);
+            outcomes.push(serde_json::from_value(subscriber.result().await?)?);
         }
         publisher.end().await;
         for subscriber in subscribers {
@@ -235,14 +229,31 @@ impl Process {
         self.input.write_all(format!("{line}\n").as_bytes()).await.with_context(|| format!("{} is gone", self.name))
     }
 
+    /// A subscriber's result: when its end does not come, what it has counted until then.
+    async fn result(&mut self) -> Result<Value> {
+        if let Some(line) = self.next_line(STEP_MAX).await? {
+            return self.word("result", line).await;
+        }
+        self.tell("end").await?;
+        self.expect("result", STEP_MAX).await
+    }
+
     /// Its next word, which must be `what`.
     async fn expect(&mut self, what: &str, max: Duration) -> Result<Value> {
-        let line = match tokio::time::timeout(max, self.output.next_line()).await {
-            Err(_) => bail!("{} said no {what} within {} s", self.name, max.as_secs_f64()),
-            Ok(line) => line?,
-        };
+        let line = self.next_line(max).await?;
+        let line = line.with_context(|| format!("{} said no {what} within {} s", self.name, max.as_secs_f64()))?;
+        self.word(what, line).await
+    }
+
+    /// Its next line, `Some(None)` when there is no more, nothing when it says nothing for so long.
+    async fn next_line(&mut self, max: Duration) -> Result<Option<Option<String>>> {
+        Ok(tokio::time::timeout(max, self.output.next_line()).await.ok().transpose()?)
+    }
+
+    async fn word(&mut self, what: &str, line: Option<String>) -> Result<Value> {
         let Some(line) = line else {
-            bail!("{} ended without {what}: {}", self.name, last_lines(&self.log));
+            let status = self.child.wait().await?;
+            bail!("{} ended without {what}, {status}: {}", self.name, last_lines(&self.log));
         };
         let mut said: BTreeMap<String, Value> = serde_json::from_str(&line)?;
         if let Some(error) = said.get("error") {
