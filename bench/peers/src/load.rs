@@ -10,6 +10,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use anyhow::{Result, bail};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
@@ -86,7 +87,7 @@ pub(crate) struct Outcome {
     pub(crate) backward: u64,
     /// Messages of another size than was sent.
     pub(crate) damaged: u64,
-    /// From the first event to the end mark behind the last, seconds.
+    /// From the first event, or the request for it, to the end mark behind the last, seconds.
     pub(crate) secs: f64,
     /// One-way latencies, microseconds, if they were asked for.
     pub(crate) latency_us: Option<Latency>,
@@ -198,6 +199,21 @@ impl Tally {
         self
     }
 
+    /// The clock starts now, not with the first event: what was asked for counts from the request on.
+    pub(crate) fn begin(&mut self) {
+        self.first_ns = now_ns();
+    }
+
+    /// How many events there were, if they were all from the first on, each once and in order.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub(crate) fn counted(&self) -> Result<u64> {
+        let received = self.outcome.received;
+        let fault = Outcome { published: Some(received), ..self.outcome.clone() }.fault();
+        fault.map_or(Ok(received), |fault| bail!("{fault}"))
+    }
+
     /// The driver's failure goes this way.
     pub(crate) fn progress(&self) -> Arc<Progress> {
         self.progress.clone()
@@ -225,7 +241,7 @@ impl Tally {
     }
 
     fn event(&mut self, seq: u64, sent_ns: u64, len: usize) {
-        if self.outcome.received == 0 {
+        if self.first_ns == 0 {
             self.first_ns = now_ns();
         }
         self.outcome.received += 1;
@@ -330,6 +346,20 @@ mod tests {
         let outcome = counted(&[(1, EVENT), (0, EVENT), (2, END)]).expect("it ended");
         assert_eq!((outcome.received, outcome.backward), (2, 1));
         assert!(outcome.fault().is_some());
+    }
+
+    #[test]
+    fn what_is_counted_without_an_end_is_in_order_or_an_error() {
+        let counted = |seqs: &[u64]| {
+            let mut tally = Tally::new(Arc::default(), 64);
+            let mut payload = Payload::new(64);
+            tally.take(payload.probe());
+            seqs.iter().for_each(|seq| tally.take(payload.event(*seq, 0)));
+            tally.counted()
+        };
+        assert_eq!(counted(&[0, 1, 2]).expect("they are in order"), 3);
+        assert!(counted(&[0, 2]).is_err());
+        assert!(counted(&[0, 1, 1]).is_err());
     }
 
     #[test]

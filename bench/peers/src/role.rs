@@ -1,4 +1,5 @@
-//! One process of a run: a publisher, a subscriber, an appender, a preloader or a replayer of one driver.
+//! One process of a run: a publisher, a subscriber, an appender, a preloader or a replayer of one driver, or the node at
+//! the other end of the link.
 //!
 //! It speaks JSON lines with the runner, one object a line: `hello` (how others reach it) and then, when the runner has
 //! sent the table of all hellos, `ready`, `result` or `error`. The end of its input ends it.
@@ -26,6 +27,8 @@ pub(crate) enum Role {
     Appender,
     Preloader,
     Replayer,
+    /// The other end of an append or a replay that goes over a link and has no server.
+    Node,
 }
 
 /// What is measured.
@@ -60,6 +63,8 @@ pub(crate) struct Spec {
     pub(crate) dir: PathBuf,
     /// The server's port on loopback, for drivers that have one.
     pub(crate) server: Option<u16>,
+    /// How the node at the other end of the link is reached, for drivers that have one.
+    pub(crate) node: Option<String>,
     pub(crate) tls: TlsFiles,
 }
 
@@ -92,6 +97,11 @@ impl Context {
         Ok(serde_json::from_str(&line)?)
     }
 
+    /// Waits until the runner ends this role.
+    pub(crate) async fn ended(&mut self) {
+        while self.told().await {}
+    }
+
     /// Waits for the runner's next word; `false` when there will be none.
     ///
     /// Cancel-safe.
@@ -106,6 +116,7 @@ pub(crate) async fn play(spec: Spec) -> Result<()> {
     match context.spec.role {
         Role::Publisher => drivers::publisher(context).await,
         Role::Subscriber => subscriber(context).await,
+        Role::Node => drivers::other_node(context).await,
         Role::Appender => {
             context.exchange(Value::Null).await?;
             let appended = drivers::append(&context.spec).await?;
@@ -143,8 +154,8 @@ pub(crate) async fn play(spec: Spec) -> Result<()> {
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Appended {
     pub(crate) acknowledged: u64,
-    /// Records that a reader finds afterwards.
-    pub(crate) found: u64,
+    /// Records that a reader finds afterwards; nothing where another node has them.
+    pub(crate) found: Option<u64>,
     pub(crate) secs: f64,
 }
 

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout};
 
-use crate::drivers::Driver;
+use crate::drivers::{self, Driver};
 use crate::load::Outcome;
 use crate::role::{Appended, Job, Role, Spec, Table};
 use crate::servers::{Server, guarded, last_lines};
@@ -69,10 +69,14 @@ impl Bench {
     /// One replay of what was preloaded.
     pub(crate) async fn replay(&self, driver: Driver, scenario: &Scenario, preloaded: &Preloaded) -> Result<Figures> {
         let spec = self.spec(driver, scenario, Role::Replayer, preloaded.dir.path(), preloaded.server.as_ref());
+        let (spec, node) = self.with_node(spec).await?;
         let mut replayer = self.start(spec)?;
         replayer.meet().await?;
         let outcome: Outcome = serde_json::from_value(replayer.expect("result", PRELOAD_MAX).await?)?;
         replayer.end().await;
+        if let Some(node) = node {
+            node.end().await;
+        }
         figures(&[outcome])
     }
 
@@ -94,8 +98,19 @@ impl Bench {
             index: 0,
             dir: dir.to_owned(),
             server: server.map(|server| server.port),
+            node: None,
             tls: self.tls.clone(),
         }
+    }
+
+    /// Starts the node at the other end of the link, for a driver that has one, and says how it is reached.
+    async fn with_node(&self, spec: Spec) -> Result<(Spec, Option<Process>)> {
+        if spec.driver != Driver::Ours {
+            return Ok((spec, None));
+        }
+        let mut node = self.start(Spec { role: Role::Node, ..spec.clone() })?;
+        let reached = serde_json::from_value(node.meet().await?)?;
+        Ok((Spec { node: Some(reached), ..spec }, Some(node)))
     }
 
     async fn append(
@@ -105,17 +120,19 @@ impl Bench {
         dir: &Path,
         server: Option<&Server>,
     ) -> Result<Figures> {
-        let mut appender = self.start(self.spec(driver, scenario, Role::Appender, dir, server))?;
+        let (spec, node) = self.with_node(self.spec(driver, scenario, Role::Appender, dir, server)).await?;
+        let mut appender = self.start(spec.clone())?;
         appender.meet().await?;
-        let appended: Appended = serde_json::from_value(appender.expect("result", STEP_MAX + self.work()).await?)?;
+        let result = appender.expect("result", STEP_MAX + self.work()).await?;
+        let Appended { acknowledged, found, secs } = serde_json::from_value(result)?;
         appender.end().await;
-        ensure!(
-            appended.found == appended.acknowledged && appended.found > 0,
-            "{} records were acknowledged and {} are there",
-            appended.acknowledged,
-            appended.found
-        );
-        Ok(Figures::from([(Metric::PerSec, per_sec(appended.acknowledged, appended.secs))]))
+        if let Some(mut node) = node {
+            // What was acknowledged is there however the node ends.
+            node.child.kill().await?;
+        }
+        let found = found.map_or_else(|| drivers::kept(&spec), Ok)?;
+        ensure!(found == acknowledged && found > 0, "{acknowledged} records were acknowledged and {found} are there");
+        Ok(Figures::from([(Metric::PerSec, per_sec(acknowledged, secs))]))
     }
 
     async fn publish(
@@ -219,10 +236,11 @@ struct Process {
 }
 
 impl Process {
-    /// Takes its hello and answers that there is nobody else.
-    async fn meet(&mut self) -> Result<()> {
-        self.expect("hello", STEP_MAX).await?;
-        self.tell(&serde_json::to_string(&Table::default())?).await
+    /// Takes its hello, and answers that there is nobody else.
+    async fn meet(&mut self) -> Result<Value> {
+        let hello = self.expect("hello", STEP_MAX).await?;
+        self.tell(&serde_json::to_string(&Table::default())?).await?;
+        Ok(hello)
     }
 
     async fn tell(&mut self, line: &str) -> Result<()> {

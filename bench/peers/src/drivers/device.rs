@@ -32,5 +32,5 @@ pub(crate) fn append(spec: &Spec, preallocated: bool) -> Result<Appended> {
     }
     let secs = begin.elapsed().as_secs_f64();
     let found = file.stream_position()? / spec.payload_len as u64;
-    Ok(Appended { acknowledged, found, secs })
+    Ok(Appended { acknowledged, found: Some(found), secs })
 }

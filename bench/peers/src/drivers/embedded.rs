@@ -68,7 +68,7 @@ pub(crate) fn append<S: Store>(spec: &Spec) -> Result<Appended> {
     }
     store.close()?;
     let found = S::read(&dir(spec), |_| ())?;
-    Ok(Appended { acknowledged, found, secs })
+    Ok(Appended { acknowledged, found: Some(found), secs })
 }
 
 pub(crate) fn preload<S: Store>(spec: &Spec, records: u64) -> Result<()> {

@@ -7,10 +7,9 @@ use async_nats::jetstream::consumer::{DeliverPolicy, push};
 use async_nats::jetstream::context::ContextBuilder;
 use async_nats::jetstream::{self, stream};
 use bytes::Bytes;
-use futures_util::stream::FuturesUnordered;
-use futures_util::{StreamExt as _, TryStreamExt as _};
+use futures_util::StreamExt as _;
 
-use crate::drivers::nats;
+use crate::drivers::{append_while, nats};
 use crate::load::{Payload, Tally};
 use crate::role::{Appended, Job, Spec};
 
@@ -30,30 +29,18 @@ async fn open(spec: &Spec) -> Result<(jetstream::Context, stream::Stream)> {
     Ok((context, stream))
 }
 
-/// Keeps `in_flight` publishes unacknowledged until `more` says that it is enough.
-async fn append_while(
+async fn publish(
     context: &jetstream::Context,
     payload_len: usize,
     in_flight: usize,
-    mut more: impl FnMut(u64) -> bool,
+    more: impl FnMut(u64) -> bool,
 ) -> Result<u64> {
     let mut payload = Payload::new(payload_len);
-    let mut acks = FuturesUnordered::new();
-    let mut seq = 0;
-    let mut acknowledged = 0;
-    while more(seq) {
-        if acks.len() >= in_flight {
-            acks.try_next().await?;
-            acknowledged += 1;
-        }
-        let record = Bytes::copy_from_slice(payload.event(seq, 0));
-        acks.push(context.publish(SUBJECT, record).await?.into_future());
-        seq += 1;
-    }
-    while acks.try_next().await?.is_some() {
-        acknowledged += 1;
-    }
-    Ok(acknowledged)
+    let append = async |seq| {
+        let ack = context.publish(SUBJECT, Bytes::copy_from_slice(payload.event(seq, 0))).await?;
+        Ok(async move { ack.await.map(drop).map_err(Into::into) })
+    };
+    append_while(in_flight, more, append).await
 }
 
 pub(crate) async fn append(spec: &Spec) -> Result<Appended> {
@@ -61,15 +48,15 @@ pub(crate) async fn append(spec: &Spec) -> Result<Appended> {
     let (context, mut stream) = open(spec).await?;
     let begin = Instant::now();
     let end = begin + spec.duration();
-    let acknowledged = append_while(&context, spec.payload_len, in_flight, |_| Instant::now() < end).await?;
+    let acknowledged = publish(&context, spec.payload_len, in_flight, |_| Instant::now() < end).await?;
     let secs = begin.elapsed().as_secs_f64();
     let found = stream.info().await?.state.messages;
-    Ok(Appended { acknowledged, found, secs })
+    Ok(Appended { acknowledged, found: Some(found), secs })
 }
 
 pub(crate) async fn preload(spec: &Spec, records: u64) -> Result<()> {
     let (context, mut stream) = open(spec).await?;
-    append_while(&context, spec.payload_len, 1_024, |seq| seq < records).await?;
+    publish(&context, spec.payload_len, 1_024, |seq| seq < records).await?;
     ensure!(stream.info().await?.state.messages == records, "the stream has not all records");
     Ok(())
 }
@@ -82,6 +69,7 @@ pub(crate) async fn replay(spec: &Spec, mut tally: Tally, records: u64) -> Resul
         deliver_policy: DeliverPolicy::All,
         ..push::OrderedConfig::default()
     };
+    tally.begin();
     let mut messages = stream.create_consumer(config).await?.messages().await?;
     for _ in 0..records {
         let Some(message) = messages.next().await else { break };

@@ -14,6 +14,8 @@ mod zenoh;
 use std::any::Any;
 
 use anyhow::{Result, bail};
+use futures_util::TryStreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use serde::{Deserialize, Serialize};
 
 use crate::load::Tally;
@@ -28,6 +30,29 @@ pub(crate) trait Publish: Send {
 
     /// What a user calls so that nothing stays behind in the process.
     fn settle(&mut self) -> impl Future<Output = Result<()>> + Send;
+}
+
+/// Keeps `in_flight` appends unacknowledged until `more` says, of the next seq, that it is enough; then waits for all.
+/// `append` hands one over and gives what waits for its acknowledgement. Says how many there were.
+pub(crate) async fn append_while<A: Future<Output = Result<()>>>(
+    in_flight: usize,
+    mut more: impl FnMut(u64) -> bool,
+    mut append: impl AsyncFnMut(u64) -> Result<A>,
+) -> Result<u64> {
+    let mut acks = FuturesUnordered::new();
+    let (mut seq, mut acknowledged) = (0, 0);
+    while more(seq) {
+        if acks.len() >= in_flight {
+            acks.try_next().await?;
+            acknowledged += 1;
+        }
+        acks.push(append(seq).await?);
+        seq += 1;
+    }
+    while acks.try_next().await?.is_some() {
+        acknowledged += 1;
+    }
+    Ok(acknowledged)
 }
 
 /// Keeps a subscription going for as long as it is held.
@@ -70,12 +95,25 @@ impl Driver {
         matches!(self, Self::Ours | Self::Redex)
     }
 
+    /// Which of ours it is compared with: the log alone with what is embedded, a node with everything else.
+    pub(crate) fn opponent(self) -> Self {
+        match self {
+            Self::Redex | Self::Okaywal | Self::Fjall | Self::Redb | Self::Device | Self::DevicePreallocated => {
+                Self::Redex
+            }
+            _ => Self::Ours,
+        }
+    }
+
     /// What it is and how it is set, in one line.
     pub(crate) fn about(self) -> &'static str {
         match self {
-            Self::Ours => "net, defaults: sealed end to end, signed, verified before delivery",
+            Self::Ours => {
+                "net, defaults: sealed end to end, signed, verified before delivery; an append is acknowledged when it is on \
+                 the publisher's disk and on a keeper's, a replay comes out of the producer's log over the link"
+            }
             Self::Redex => {
-                "net-redex, embedded, defaults: sealed and signed, one sync for all that wait; verified when read: on disk"
+                "the log alone, no link: net-redex, embedded, defaults: sealed and signed, one sync for all that wait; verified when read: on disk"
             }
             Self::ZenohTls => {
                 "zenoh, peer to peer, TLS 1.3 by rustls and ring; congestion Block, batching on, callback subscriber; \
@@ -109,7 +147,8 @@ impl Driver {
     pub(crate) fn takes_part(self, suite: Suite) -> bool {
         use Suite::{Durable, Fan, Latency, Pub, Replay};
         match self {
-            Self::Ours | Self::ZenohTls | Self::ZenohTcp | Self::ZenohQuic | Self::NatsTls | Self::Nats => {
+            Self::Ours => true,
+            Self::ZenohTls | Self::ZenohTcp | Self::ZenohQuic | Self::NatsTls | Self::Nats => {
                 matches!(suite, Pub | Fan | Latency)
             }
             Self::NetMesh | Self::NetMeshReliable => matches!(suite, Pub | Fan | Latency),
@@ -210,11 +249,22 @@ pub(crate) async fn subscribe(context: &mut Context, tally: Tally) -> Result<Gua
     }
 }
 
+/// Plays the node at the other end of the link.
+pub(crate) async fn other_node(context: Context) -> Result<()> {
+    match context.spec.driver {
+        #[cfg(feature = "ours")]
+        Driver::Ours => ours::other_node(context).await,
+        driver => bail!("{} has no node", driver.name()),
+    }
+}
+
 /// Appends for the time that the spec says, and counts what was acknowledged and what is there afterwards.
 pub(crate) async fn append(spec: &Spec) -> Result<Appended> {
     match spec.driver {
         Driver::Jetstream | Driver::JetstreamAlways => jetstream::append(spec).await,
         Driver::RedisEverysec | Driver::RedisAlways => redis::append(spec).await,
+        #[cfg(feature = "ours")]
+        Driver::Ours => ours::append(spec).await,
         Driver::Redex => embedded::append::<redex::Redex>(spec),
         Driver::Okaywal => embedded::append::<embedded::Okaywal>(spec),
         Driver::Fjall => embedded::append::<embedded::Fjall>(spec),
@@ -225,11 +275,22 @@ pub(crate) async fn append(spec: &Spec) -> Result<Appended> {
     }
 }
 
+/// What the node at the other end of the link has kept, when its process has ended.
+pub(crate) fn kept(spec: &Spec) -> Result<u64> {
+    match spec.driver {
+        #[cfg(feature = "ours")]
+        Driver::Ours => ours::kept(spec),
+        driver => bail!("{} has no node", driver.name()),
+    }
+}
+
 /// Puts records there for replays to read.
 pub(crate) async fn preload(spec: &Spec, records: u64) -> Result<()> {
     match spec.driver {
         Driver::Jetstream => jetstream::preload(spec, records).await,
         Driver::Redis => redis::preload(spec, records).await,
+        #[cfg(feature = "ours")]
+        Driver::Ours => ours::preload(spec, records).await,
         Driver::Redex => embedded::preload::<redex::Redex>(spec, records),
         Driver::Okaywal => embedded::preload::<embedded::Okaywal>(spec, records),
         Driver::Fjall => embedded::preload::<embedded::Fjall>(spec, records),
@@ -243,6 +304,8 @@ pub(crate) async fn replay(spec: &Spec, tally: Tally, records: u64) -> Result<()
     match spec.driver {
         Driver::Jetstream => jetstream::replay(spec, tally, records).await,
         Driver::Redis => redis::replay(spec, tally, records).await,
+        #[cfg(feature = "ours")]
+        Driver::Ours => ours::replay(spec, tally, records).await,
         Driver::Redex => embedded::replay::<redex::Redex>(spec, tally, records),
         Driver::Okaywal => embedded::replay::<embedded::Okaywal>(spec, tally, records),
         Driver::Fjall => embedded::replay::<embedded::Fjall>(spec, tally, records),

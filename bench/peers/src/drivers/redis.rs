@@ -5,11 +5,9 @@ use std::time::Instant;
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{AsyncConnectionConfig, Client, Cmd, RedisError, Value};
 use anyhow::{Context as _, Result, bail, ensure};
-use futures_util::TryStreamExt as _;
-use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, watch};
 
-use crate::drivers::{Guard, Publish};
+use crate::drivers::{Guard, Publish, append_while};
 use crate::load::{Payload, Tally};
 use crate::role::{Appended, Context, Job, Spec};
 
@@ -154,26 +152,16 @@ pub(crate) async fn append(spec: &Spec) -> Result<Appended> {
     let Job::Append { in_flight } = spec.job else { bail!("this is no append") };
     let mut connection = connect(spec).await?;
     let mut payload = Payload::new(spec.payload_len);
-    let mut adds = FuturesUnordered::new();
-    let (mut seq, mut acknowledged) = (0, 0);
     let begin = Instant::now();
     let end = begin + spec.duration();
-    while Instant::now() < end {
-        if adds.len() >= in_flight {
-            adds.try_next().await?;
-            acknowledged += 1;
-        }
-        let command = add(None, payload.event(seq, 0));
-        let mut connection = connection.clone();
-        adds.push(async move { send(&mut connection, &command).await });
-        seq += 1;
-    }
-    while adds.try_next().await?.is_some() {
-        acknowledged += 1;
-    }
+    let append = async |seq| {
+        let (mut connection, command) = (connection.clone(), add(None, payload.event(seq, 0)));
+        Ok(async move { send(&mut connection, &command).await.map(drop).map_err(Into::into) })
+    };
+    let acknowledged = append_while(in_flight, |_| Instant::now() < end, append).await?;
     let secs = begin.elapsed().as_secs_f64();
     let found = ::redis::cmd("XLEN").arg(STREAM).query_async(&mut connection).await?;
-    Ok(Appended { acknowledged, found, secs })
+    Ok(Appended { acknowledged, found: Some(found), secs })
 }
 
 pub(crate) async fn preload(spec: &Spec, records: u64) -> Result<()> {
@@ -193,6 +181,7 @@ pub(crate) async fn replay(spec: &Spec, mut tally: Tally, records: u64) -> Resul
     let mut connection = connect(spec).await?;
     let mut last = "0".to_owned();
     let mut had = 0;
+    tally.begin();
     while had < records {
         let read = read(&mut connection, &mut last, &mut tally).await?;
         ensure!(read > 0, "the stream ended after {had} records");
