@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod aims;
 mod chart;
 mod drivers;
 mod load;
@@ -149,7 +150,7 @@ async fn runner(options: &Options) -> Result<()> {
 /// Why a driver cannot take part, if it cannot.
 fn absent(driver: Driver, programs: &[Program]) -> Option<String> {
     if driver == Driver::Ours && !cfg!(feature = "ours") {
-        return Some("built without it: --features ours".to_owned());
+        return Some("built without the feature ours".to_owned());
     }
     let kind = driver.server()?;
     let program = programs.iter().find(|program| program.name == kind.program())?;

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
+use crate::aims;
 use crate::drivers::Driver;
 use crate::series::{Measured, Runs};
 use crate::servers::{Program, dotted};
@@ -104,9 +105,10 @@ impl Report {
 
     /// The page.
     pub(crate) fn markdown(&self, chart: Option<&str>) -> String {
-        let mut page = "# Against the peers\n\nMedians (quartiles) of runs in turn on one machine; the ratio is ours to the peer within rounds. \
+        let mut page = "# Against the peers\n\nMedians (quartiles) of runs in turn on one machine; × is ours to the peer within rounds. \
              Compare ratios, not absolutes: those differ from machine to machine and from minute to minute.\n"
             .to_owned();
+        page += &aims::table(&self.measured);
         for (suite, measured) in self.suites() {
             let _ = write!(page, "\n## {}\n\n", suite.title());
             page += &table(&measured);
@@ -169,17 +171,17 @@ impl Report {
         let missing: Vec<_> =
             self.missing.iter().map(|(driver, why)| json!({ "driver": driver.name(), "why": why })).collect();
         let results: Vec<_> = self.measured.iter().flat_map(results).collect();
-        json!({ "settings": settings, "missing": missing, "results": results })
+        json!({ "settings": settings, "missing": missing, "aims": aims::json(&self.measured), "results": results })
     }
 }
 
 fn results(measured: &Measured) -> Vec<Value> {
-    let ours = measured.ours();
     let mut results = Vec::new();
     for (driver, runs) in &measured.runs {
         for metric in metrics(measured) {
             let values: Vec<_> = runs.figures.iter().map(|f| f.as_ref().and_then(|f| f.get(&metric))).collect();
-            let ratio = ours.filter(|_| !driver.is_ours()).and_then(|ours| ours.ratio(runs, metric));
+            let ours = measured.ours(*driver);
+            let ratio = ours.and_then(|(_, ours)| ours.ratio(runs, metric));
             results.push(json!({
                 "suite": measured.suite.name(),
                 "scenario": measured.scenario.name,
@@ -188,6 +190,7 @@ fn results(measured: &Measured) -> Vec<Value> {
                 "rounds": measured.rounds,
                 "runs": values,
                 "quartiles": runs.quartiles(metric).map(|q| q.json()),
+                "ours": ours.map(|(driver, _)| driver.name()),
                 "ours_to_this": ratio.map(|q| q.json()),
                 "faults": runs.faults,
                 "absent": runs.absent,
@@ -237,9 +240,10 @@ fn cell(measured: &Measured, driver: Driver, metric: Metric) -> String {
     if !runs.faults.is_empty() {
         let _ = write!(cell, " [{} bad]", runs.faults.len());
     }
-    let ours = measured.ours().filter(|_| !driver.is_ours());
-    if let Some(ratio) = ours.and_then(|ours| ours.ratio(runs, metric)) {
-        let _ = write!(cell, "; ours ×{ratio:.2}");
+    if let Some((name, ratio)) =
+        measured.ours(driver).and_then(|(ours, of)| Some((ours.name(), of.ratio(runs, metric)?)))
+    {
+        let _ = write!(cell, "; {name} ×{:.2} ({:.2}–{:.2})", ratio.median, ratio.low, ratio.high);
     }
     cell
 }

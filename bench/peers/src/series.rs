@@ -34,9 +34,12 @@ pub(crate) struct Measured {
 }
 
 impl Measured {
-    /// The runs of ours.
-    pub(crate) fn ours(&self) -> Option<&Runs> {
-        self.runs.iter().find(|(driver, _)| driver.is_ours()).map(|(_, runs)| runs)
+    /// Which of ours this peer is compared with, and its runs: the one that does what the peer does, if it was measured.
+    pub(crate) fn ours(&self, peer: Driver) -> Option<(Driver, &Runs)> {
+        let ours = |driver: &Driver| driver.is_ours() && !peer.is_ours();
+        let proper = self.runs.get_key_value(&peer.opponent());
+        let found = proper.into_iter().chain(&self.runs).find(|(driver, _)| ours(driver));
+        found.map(|(driver, runs)| (*driver, runs))
     }
 }
 
@@ -47,11 +50,15 @@ impl Runs {
         (!values.is_empty()).then(|| Quartiles::of(&values))
     }
 
-    /// Median and quartiles of the ratios within the rounds in which both count.
-    pub(crate) fn ratio(&self, to: &Self, metric: Metric) -> Option<Quartiles> {
+    /// The ratios within the rounds in which both count.
+    pub(crate) fn ratios(&self, to: &Self, metric: Metric) -> Vec<f64> {
         let pairs = self.figures.iter().zip(&to.figures);
-        let ratios = pairs.filter_map(|(a, b)| Some(a.as_ref()?.get(&metric)? / b.as_ref()?.get(&metric)?));
-        let ratios: Vec<f64> = ratios.collect();
+        pairs.filter_map(|(a, b)| Some(a.as_ref()?.get(&metric)? / b.as_ref()?.get(&metric)?)).collect()
+    }
+
+    /// Their median and quartiles.
+    pub(crate) fn ratio(&self, to: &Self, metric: Metric) -> Option<Quartiles> {
+        let ratios = self.ratios(to, metric);
         (!ratios.is_empty()).then(|| Quartiles::of(&ratios))
     }
 
@@ -60,10 +67,10 @@ impl Runs {
     }
 }
 
-/// The order of a round: ours beside the peer that counts; every other round the other way round.
-fn order(drivers: &[Driver], reference: Driver, round: usize) -> Vec<Driver> {
+/// The order of a round: each of ours beside the peer that counts; every other round the other way round.
+fn order(drivers: &[Driver], suite: Suite, round: usize) -> Vec<Driver> {
     let mut order = drivers.to_vec();
-    order.sort_by_key(|driver| (!driver.is_ours(), *driver != reference));
+    order.sort_by_key(|driver| (driver.opponent(), !driver.is_ours(), !suite.is_reference(*driver)));
     if round % 2 == 1 {
         order.reverse();
     }
@@ -101,7 +108,7 @@ pub(crate) async fn measure(
             eprintln!("  {round} of {rounds} rounds fitted into {} s", max.as_secs());
             break;
         }
-        for driver in order(&drivers.iter().map(|(driver, _)| *driver).collect::<Vec<_>>(), suite.reference(), round) {
+        for driver in order(&drivers.iter().map(|(driver, _)| *driver).collect::<Vec<_>>(), suite, round) {
             let Some(all) = runs.get_mut(&driver) else { continue };
             if all.hopeless() {
                 all.figures.push(None);
@@ -136,10 +143,32 @@ mod tests {
     #[test]
     fn ours_and_the_reference_are_neighbours_in_every_round() {
         let drivers = [Driver::Nats, Driver::ZenohTls, Driver::Redis, Driver::Ours];
-        let even = order(&drivers, Driver::ZenohTls, 0);
+        let even = order(&drivers, Suite::Pub, 0);
         assert_eq!(even[..2], [Driver::Ours, Driver::ZenohTls]);
-        let odd = order(&drivers, Driver::ZenohTls, 1);
+        let odd = order(&drivers, Suite::Pub, 1);
         assert_eq!(odd[2..], [Driver::ZenohTls, Driver::Ours]);
+        let drivers =
+            [Driver::Ours, Driver::Redex, Driver::RedisAlways, Driver::Jetstream, Driver::Fjall, Driver::Okaywal];
+        let both = order(&drivers, Suite::Durable, 0);
+        assert_eq!(both[..2], [Driver::Ours, Driver::Jetstream]);
+        assert_eq!(both[3..5], [Driver::Redex, Driver::Okaywal]);
+    }
+
+    #[test]
+    fn a_peer_is_compared_with_the_one_of_ours_that_does_the_same() {
+        let measured = |drivers: &[Driver]| Measured {
+            suite: Suite::Durable,
+            scenario: Suite::Durable.scenarios(1).remove(0),
+            runs: drivers.iter().map(|driver| (*driver, Runs::default())).collect(),
+            rounds: 0,
+        };
+        let ours = |drivers: &[Driver], peer| measured(drivers).ours(peer).map(|(driver, _)| driver);
+        let all = [Driver::Ours, Driver::Redex, Driver::Jetstream, Driver::Okaywal];
+        assert_eq!(ours(&all, Driver::Jetstream), Some(Driver::Ours));
+        assert_eq!(ours(&all, Driver::Okaywal), Some(Driver::Redex));
+        assert_eq!(ours(&all, Driver::Redex), None);
+        assert_eq!(ours(&all[1..], Driver::Jetstream), Some(Driver::Redex));
+        assert_eq!(ours(&all[2..], Driver::Jetstream), None);
     }
 
     #[test]

@@ -43,12 +43,12 @@ impl Suite {
         }
     }
 
-    /// The peer beside which ours is run, back to back.
-    pub(crate) fn reference(self) -> Driver {
+    /// Whether this is a peer beside which ours is run, back to back.
+    pub(crate) fn is_reference(self, driver: Driver) -> bool {
         match self {
-            Self::Pub | Self::Fan | Self::Latency => Driver::ZenohTls,
-            Self::Durable => Driver::Okaywal,
-            Self::Replay => Driver::Redis,
+            Self::Pub | Self::Fan | Self::Latency => driver == Driver::ZenohTls,
+            Self::Durable => matches!(driver, Driver::Jetstream | Driver::Okaywal),
+            Self::Replay => matches!(driver, Driver::Jetstream | Driver::Redis | Driver::Okaywal),
         }
     }
 
