@@ -2,6 +2,7 @@
 
 use anyhow::{Result, bail};
 
+use crate::instructions;
 use crate::run::{aloud, cargo, output};
 use crate::workspace::Workspace;
 
@@ -24,6 +25,9 @@ const COMPARISONS: &[(&str, &str, &str)] = &[
     ),
 ];
 
+/// The guard that counts instead of taking the time.
+const INSTRUCTIONS: &str = "instructions";
+
 /// What takes part in appends and replays beside the log.
 const EMBEDDED: &str = "redex,okaywal,fjall,redb,device-preallocated,jetstream,jetstream-always";
 
@@ -43,8 +47,12 @@ pub(crate) fn run(ws: &Workspace, args: &Args) -> Result<()> {
         for (name, _, what) in COMPARISONS {
             println!("{name:<12} {what}");
         }
+        println!("{INSTRUCTIONS:<12} how many instructions the hot paths take, against bench/instructions.toml");
         return Ok(());
     };
+    if name == INSTRUCTIONS {
+        return instructions::run(ws, &args.rest);
+    }
     if let Some((_, package, _)) = COMPARISONS.iter().find(|(known, _, _)| known == name) {
         let mut command = cargo(&ws.root.join("bench"));
         command

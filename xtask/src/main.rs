@@ -8,6 +8,7 @@ mod check;
 mod docs;
 mod e2e;
 mod fuzz;
+mod instructions;
 mod layers;
 mod left_out;
 mod mutants;
