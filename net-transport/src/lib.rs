@@ -50,6 +50,8 @@
 #[cfg(feature = "link")]
 mod addresses;
 mod admission;
+mod aead;
+pub mod buffers;
 #[cfg(feature = "link")]
 mod config;
 mod context;
@@ -104,6 +106,7 @@ mod ticket;
 mod weather;
 
 pub use admission::{Admission, AdvertId, OpenAdmission, Refusal};
+pub use aead::Aead;
 #[cfg(feature = "link")]
 pub use config::{EndpointConfig, Limits, Sockets};
 pub use context::CONTEXTS;

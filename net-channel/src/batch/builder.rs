@@ -1,15 +1,15 @@
 //! Making batches: events are encoded as they are pushed, and sealed where they lie.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use net_identity::{SignError, Signer};
-use net_transport::{Header, Kind, MeshId, Priority, Visibility};
+use net_transport::{Aead, Header, Kind, MeshId, Priority, Visibility, buffers};
 use ring::aead::{Aad, LessSafeKey};
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::layout::{
-    FLAG_FIRST, FLAG_PARENTS_CUT, FORMAT, OFFSET_LEN, ParentBytes, RECORD_ALIGN, RECORD_LEN, RecordBytes, SealBytes,
-    TAG_LEN, associated_data, batch_hash, cipher, head_len, key_commit, nonce, signed_message,
+    FLAG_AES, FLAG_FIRST, FLAG_PARENTS_CUT, FORMAT, OFFSET_LEN, ParentBytes, RECORD_ALIGN, RECORD_LEN, RecordBytes,
+    SealBytes, TAG_LEN, associated_data, batch_hash, cipher, head_len, key_commit, nonce, signed_message,
 };
 use super::{
     BATCH_BODY_LEN_MAX, BATCH_EVENTS_MAX, BatchHash, EVENT_LEN_MAX, KEY_LEN_MAX, PARENTS_MAX, SealedBatch, SealedView,
@@ -30,9 +30,9 @@ const CAPACITY_MIN: usize = 1 << 10;
 #[derive(Debug, Default)]
 pub struct BatchBuilder {
     /// Headroom, then records.
-    buffer: Vec<u8>,
+    buffer: BytesMut,
     /// Where each record starts, from the start of the body.
-    offsets: Vec<u32>,
+    offsets: Vec<U32>,
     /// Time of the first event.
     time: Hlc,
     /// Bytes of the last frame that was given away with its buffer.
@@ -128,13 +128,15 @@ pub struct SealParams<'a> {
     pub realtime: bool,
     /// The place of the origin's node, one byte a level.
     pub subnet: [u8; 4],
+    /// What seals the body.
+    pub aead: Aead,
     /// First 4 bytes of the hash of the capability under which the origin publishes; zero if none is needed.
     pub cap: [u8; 4],
 }
 
 impl<'a> SealParams<'a> {
-    /// The first batch of an incarnation, reliable, for everybody, without parents and without a log before it. For any
-    /// other, change what differs: `SealParams { incarnation, prev, ..SealParams::first(…) }`.
+    /// The first batch of an incarnation, reliable, for everybody, without parents and without a log before it, under the
+    /// cipher that is fastest here. For any other, change what differs: `SealParams { incarnation, prev, ..SealParams::first(…) }`.
     #[must_use]
     pub fn first(
         mesh: &'a MeshId,
@@ -159,6 +161,7 @@ impl<'a> SealParams<'a> {
             priority: Priority::Normal,
             realtime: false,
             subnet: [0; 4],
+            aead: Aead::fastest_here(),
             cap: [0; 4],
         }
     }
@@ -189,7 +192,7 @@ impl BatchBuilder {
         self.offsets.is_empty()
     }
 
-    /// Events so far, at most 1,024.
+    /// Events so far, at most 4,096.
     #[must_use]
     pub fn events(&self) -> usize {
         self.offsets.len()
@@ -252,7 +255,7 @@ impl BatchBuilder {
         key: Option<&[u8]>,
         headers_len: usize,
         time: Hlc,
-        write_headers: impl FnOnce(&mut Vec<u8>),
+        write_headers: impl FnOnce(&mut BytesMut),
     ) -> Result<usize, PushError> {
         let key = match key {
             None => &[],
@@ -276,14 +279,13 @@ impl BatchBuilder {
             time_delta: U32::new(time_delta),
             flags: U32::ZERO,
         };
-        self.buffer.reserve(record_len);
         self.buffer.extend_from_slice(record.as_bytes());
         self.buffer.extend_from_slice(payload);
         self.buffer.extend_from_slice(key);
         write_headers(&mut self.buffer);
         let padding = start + record_len - self.buffer.len();
         self.buffer.extend_from_slice(&[0; RECORD_ALIGN][..padding]);
-        self.offsets.push(narrow(start - HEADROOM));
+        self.offsets.push(U32::new(narrow(start - HEADROOM)));
         Ok(index)
     }
 
@@ -295,20 +297,33 @@ impl BatchBuilder {
             self.time = time;
             return Ok(0);
         }
-        if self.offsets.len() == BATCH_EVENTS_MAX || self.len_bytes() + record_len + OFFSET_LEN > BATCH_BODY_LEN_MAX {
+        let len = self.len_bytes() + record_len + OFFSET_LEN;
+        if self.offsets.len() == BATCH_EVENTS_MAX || len > BATCH_BODY_LEN_MAX {
             return Err(PushError::Full);
+        }
+        if HEADROOM + len > self.buffer.capacity() {
+            self.grow(HEADROOM + len);
         }
         // 32 bits of a time are 65 s: who collects for longer than that seals two batches.
         u32::try_from(time.0.saturating_sub(self.time.0)).map_err(|_| PushError::Full)
     }
 
     fn begin(&mut self, record_len: usize) {
-        if self.buffer.capacity() == 0 {
-            let least = HEADROOM + record_len + OFFSET_LEN + TAG_LEN;
-            self.buffer = Vec::with_capacity(least.max(self.expected_len).max(CAPACITY_MIN));
+        let least = HEADROOM + record_len + OFFSET_LEN + TAG_LEN;
+        if self.buffer.capacity() < least {
+            self.buffer = buffers::take(least.max(self.expected_len).max(CAPACITY_MIN));
         }
         self.buffer.clear();
         self.buffer.resize(HEADROOM, 0);
+    }
+
+    /// Moves to a larger buffer, twice as large and up to the largest that a batch of several events needs.
+    #[cold]
+    fn grow(&mut self, least: usize) {
+        let twice = (2 * self.buffer.capacity()).min(HEADROOM + BATCH_BODY_LEN_MAX);
+        let mut larger = buffers::take(least.max(twice));
+        larger.extend_from_slice(&self.buffer);
+        drop(buffers::share(std::mem::replace(&mut self.buffer, larger)));
     }
 
     /// Forgets the events and keeps the memory.
@@ -325,12 +340,12 @@ impl BatchBuilder {
         let origin = params.signer.id();
         let parents = self.check(params, origin.short())?;
         let batch_key = params.sender_key.batch_key(params.channel, params.seq, &params.salt);
-        let cipher = cipher(&batch_key);
+        let cipher = cipher(params.aead, &batch_key);
 
         let start = self.open_head(parents.len());
         let body_at = start + head_len(parents.len());
         let records_len = self.buffer.len() - body_at;
-        self.buffer.extend(self.offsets.iter().flat_map(|offset| offset.to_le_bytes()));
+        self.buffer.extend_from_slice(self.offsets.as_bytes());
         let body_len = self.buffer.len() - body_at + TAG_LEN;
 
         let mut header = header(params, origin.short(), self.offsets.len());
@@ -338,7 +353,8 @@ impl BatchBuilder {
         let mut seal = SealBytes::new_zeroed();
         seal.format = FORMAT;
         seal.flags = if params.seq == params.incarnation { FLAG_FIRST } else { 0 }
-            | if params.parents_cut { FLAG_PARENTS_CUT } else { 0 };
+            | if params.parents_cut { FLAG_PARENTS_CUT } else { 0 }
+            | if params.aead == Aead::Aes256Gcm { FLAG_AES } else { 0 };
         seal.parents = u8::try_from(parents.len()).expect("checked to be at most 255");
         seal.time = U64::new(self.time.0);
         seal.prev = params.prev.0;
@@ -430,7 +446,7 @@ impl BatchBuilder {
             self.buffer.clear();
             return frame;
         }
-        Bytes::from(std::mem::take(&mut self.buffer)).slice(start..)
+        buffers::share(std::mem::take(&mut self.buffer)).slice(start..)
     }
 }
 

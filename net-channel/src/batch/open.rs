@@ -1,6 +1,7 @@
 //! Opening batches: from ciphertext to events.
 
 use bytes::{Bytes, BytesMut};
+use net_transport::buffers;
 use ring::aead::Aad;
 use zerocopy::FromBytes;
 use zeroize::Zeroizing;
@@ -94,11 +95,11 @@ fn open(seal: &VerifiedSeal, mut frame: BytesMut, batch_key: &[u8; 32]) -> Resul
     let associated = associated_data(head.header, head.seal, head.parents);
     // The cipher can write the plaintext a little before the ciphertext; the head leaves room for that.
     let plain_at = body_at - frame[body_at..].as_ptr().addr() % BODY_ALIGN;
-    let plain_len = cipher(batch_key)
+    let plain_len = cipher(seal.seal.aead(), batch_key)
         .open_within(nonce(), Aad::from(&associated), &mut frame[plain_at..], body_at - plain_at..)
         .map_err(|_| OpenError::Body)?
         .len();
-    let plain = frame.freeze().slice(plain_at..plain_at + plain_len);
+    let plain = buffers::share(frame).slice(plain_at..plain_at + plain_len);
     debug_assert_eq!(plain_len + TAG_LEN + body_at, seal.header.payload_len() + size_of::<net_transport::Header>());
     let table_at = check(&plain, seal.events())?;
     Ok((plain, table_at))

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use net_identity::{EntityId, Signer};
-use net_transport::{Endpoint, MeshId, NodeId, Pair, Priority, Visibility};
+use net_transport::{Aead, Endpoint, MeshId, NodeId, Pair, Priority, Visibility};
 use tokio::sync::{Notify, broadcast};
 use tokio::time::Instant;
 
@@ -79,6 +79,10 @@ struct Unreplicated {
 
 /// How long an event waits to be stored on other nodes before it is acknowledged with what is true of it.
 pub(crate) const REPLICAS_TIMEOUT: Duration = Duration::from_secs(10);
+/// So many events in a batch have come together.
+const TOGETHER: usize = 4;
+/// After so many batches of fewer events an event goes at once, and not after those who are about to publish another.
+const FEW_MAX: u32 = 8;
 /// The most batches that wait to be stored on other nodes; the oldest are acknowledged with what is true of them.
 const UNREPLICATED_MAX: usize = 65_536;
 
@@ -86,6 +90,8 @@ const UNREPLICATED_MAX: usize = 65_536;
 struct Staging {
     clock: HlcClock,
     open: VecDeque<Open>,
+    /// The builder of a batch that is sealed, with its memory.
+    spare: BatchBuilder,
     bytes: usize,
     sealing: bool,
     /// Batches that have their place in the log and are not written.
@@ -210,6 +216,9 @@ impl Producer {
     /// What an event names as its causes, checked here, so that nothing refuses the batch when it is sealed. Events of
     /// this origin are causes in any case.
     fn causes(&self, after: &[Parent]) -> Result<Vec<Parent>, PublishError> {
+        if after.is_empty() {
+            return Ok(Vec::new());
+        }
         let own = self.origin.short();
         let after: Vec<Parent> = after.iter().copied().filter(|parent| parent.origin != own).collect();
         let sound = after.iter().all(|parent| !matches!(parent.seq, 0 | u64::MAX));
@@ -238,7 +247,8 @@ impl Producer {
         let (index, cost) = match pushed {
             Some(pushed) => pushed,
             None => {
-                let mut open = Open { builder: BatchBuilder::new(), ack: Ending::new(), after };
+                let builder = std::mem::take(&mut staging.spare);
+                let mut open = Open { builder, ack: Ending::new(), after };
                 let pushed = open.push(&record, time)?.expect("an empty batch takes one event of any legal size");
                 staging.open.push_back(open);
                 pushed
@@ -316,17 +326,23 @@ impl Producer {
 
     /// The task: seals and sends until the producer is closed and its queue empty.
     pub(crate) async fn run(self: Arc<Self>, endpoint: Endpoint, given: Arc<Given>) {
+        let mut few = FEW_MAX;
         loop {
             if !self.is_staged(&endpoint).await {
                 return;
+            }
+            if few < FEW_MAX {
+                // Many have come together lately: whoever is about to publish does so first, and one signature is for all.
+                tokio::task::yield_now().await;
             }
             // Room is waited for before the batch is taken, so that it grows meanwhile, and right before it is sent, so
             // that many producers on one link do not all take the same room.
             endpoint.room(&self.pair).await;
             let Some(open) = self.take_staged() else { continue };
-            let Open { builder, mut ack, after } = open;
+            let Open { mut builder, mut ack, after } = open;
             let bytes = builder.len_bytes();
-            match self.carry(builder, after, ack.shared(), &endpoint, &given).await {
+            few = if builder.events() < TOGETHER { few.saturating_add(1) } else { 0 };
+            match self.carry(&mut builder, after, ack.shared(), &endpoint, &given).await {
                 Ok(()) => drop(ack.hand_on()),
                 Err(error) => {
                     ack.fail(error.clone());
@@ -337,8 +353,14 @@ impl Producer {
             let mut staging = self.staging();
             staging.sealing = false;
             staging.bytes = staging.bytes.saturating_sub(bytes);
+            builder.clear();
+            staging.spare = builder;
+            let room = staging.bytes <= self.queue_bytes_max / 4 * 3;
             drop(staging);
-            self.room.notify_waiters();
+            // Not at each batch: whoever waits is to put many events in the queue before it waits again.
+            if room {
+                self.room.notify_waiters();
+            }
             self.idle.notify_waiters();
         }
     }
@@ -346,7 +368,7 @@ impl Producer {
     /// Seals a batch, gives it its place in the log, sends it, and sees to it that it is acknowledged.
     async fn carry(
         self: &Arc<Self>,
-        builder: BatchBuilder,
+        builder: &mut BatchBuilder,
         after: Vec<Parent>,
         ack: Arc<BatchAck>,
         endpoint: &Endpoint,
@@ -627,7 +649,7 @@ impl Producer {
 
     fn seal(
         &self,
-        mut builder: BatchBuilder,
+        builder: &mut BatchBuilder,
         after: Vec<Parent>,
         given: &Given,
     ) -> Result<(Cached, BatchHash), PublishError> {
@@ -667,6 +689,7 @@ impl Producer {
             priority: self.priority,
             realtime,
             subnet: [0; 4],
+            aead: Aead::fastest_here(),
             cap: [0; 4],
         });
         let sealed = sealed.map_err(PublishError::seal)?;
