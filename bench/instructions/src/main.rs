@@ -20,7 +20,7 @@ use net::channel::{
     SealedBatch, SenderKey,
 };
 use net::identity::EntityKey;
-use net::transport::{Admission as _, HEADER_LEN, Header, HeaderError, Kind, MeshId, NodeId, Visibility};
+use net::transport::{Admission as _, HEADER_LEN, Header, HeaderError, Kind, MeshId, NodeId, Visibility, buffers};
 
 use crate::assembler::Assembler;
 

@@ -119,7 +119,7 @@ async fn runner(options: &Options) -> Result<()> {
     let data = options.data.clone().unwrap_or_else(std::env::temp_dir);
     let dir = tempfile::Builder::new().prefix("net-bench-").tempdir_in(&data)?;
     let tls = tls::TlsFiles::make(dir.path())?;
-    let settings = report::settings(&programs, options.secs, options.rounds, dir.path());
+    let settings = report::settings(&programs, options.secs, options.rounds, options.records, dir.path());
     let bench = Bench { dir, tls, secs: options.secs };
 
     let mut measured = Vec::new();

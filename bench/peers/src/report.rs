@@ -22,7 +22,13 @@ pub(crate) struct Report {
 }
 
 /// Machine, build and versions.
-pub(crate) fn settings(programs: &[Program], secs: f64, rounds: usize, data: &Path) -> Vec<(&'static str, String)> {
+pub(crate) fn settings(
+    programs: &[Program],
+    secs: f64,
+    rounds: usize,
+    records: u64,
+    data: &Path,
+) -> Vec<(&'static str, String)> {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let field = |text: &str, name: &str| {
         let line = text.lines().find(|line| line.starts_with(name));
@@ -45,6 +51,7 @@ pub(crate) fn settings(programs: &[Program], secs: f64, rounds: usize, data: &Pa
         ("target features", target_features()),
         ("network", "loopback, every role a process of its own".to_owned()),
         ("a run", format!("{secs} s; rounds {rounds}, every driver once a round, order reversed every other round")),
+        ("a replay", format!("{records} records")),
     ];
     for program in programs {
         let version = program.version.as_ref().map_or_else(|why| format!("not here: {why}"), |version| dotted(version));

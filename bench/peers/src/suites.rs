@@ -14,7 +14,7 @@ pub(crate) enum Suite {
     Latency,
     /// Acknowledged appends of 256 B a second, with 1, 64 and 256 unacknowledged at a time.
     Durable,
-    /// Reading 1,000,000 records of 256 B from the first on.
+    /// Reading records of 256 B from the first on: 1,000,000 of them, if no other number is given.
     Replay,
 }
 
@@ -39,7 +39,7 @@ impl Suite {
             Self::Fan => "Publish to four subscribers, events/s received by each",
             Self::Latency => "One-way latency at 1,000 events/s, µs",
             Self::Durable => "Durable append of 256 B, acknowledged records/s",
-            Self::Replay => "Replay of 1,000,000 records of 256 B, records/s",
+            Self::Replay => "Replay of records of 256 B from the first on, records/s",
         }
     }
 
