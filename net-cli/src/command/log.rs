@@ -7,7 +7,6 @@ mod read;
 mod rows;
 mod stat;
 mod target;
-mod text;
 mod trim;
 mod verify;
 

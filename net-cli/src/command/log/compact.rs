@@ -7,7 +7,7 @@ use net::redex::{CompactError, Compaction};
 
 use super::printed;
 use super::target::{Located, Target};
-use super::text::{count, size};
+use crate::text::{count, size};
 use crate::cli::Global;
 use crate::failure::{Failure, chain};
 use crate::output::Output;

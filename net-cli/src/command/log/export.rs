@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::rows::{RowPrinter, Rows, Stop};
 use super::target::Target;
-use super::text::{count, size};
+use crate::text::{count, size};
 use super::unreadable;
 use crate::cli::Global;
 use crate::failure::Failure;

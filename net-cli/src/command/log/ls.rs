@@ -10,7 +10,7 @@ use net::state::StateDir;
 use serde::Serialize;
 
 use super::target::Located;
-use super::text::{ago, ms, size, table};
+use crate::text::{ago, ms, size, table};
 use super::{printed, unreadable};
 use crate::cli::Global;
 use crate::failure::Failure;

@@ -7,7 +7,7 @@ use net::redex::{DotRange, EventItem, Log, LogEvent, ReadError};
 use net::transport::ShortId;
 use serde::Serialize;
 
-use super::text::count;
+use crate::text::count;
 use crate::command::subscribe::event_line;
 use crate::control::protocol::{Blob, EventRow, HeaderRow, ParentRow};
 use crate::output::Output;

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::rows::origin_name;
 use super::target::{Located, Target};
-use super::text::{count, ms, size, table, time};
+use crate::text::{count, ms, size, table, time};
 use super::{printed, unreadable};
 use crate::cli::Global;
 use crate::failure::Failure;

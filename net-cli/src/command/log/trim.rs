@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::read::offset;
 use super::target::Target;
-use super::text::{count, parse_size, size, time};
+use crate::text::{count, parse_size, size, time};
 use super::{printed, unreadable};
 use crate::cli::Global;
 use crate::failure::{Failure, chain};

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::rows::origin_name;
 use super::target::{Located, Target};
-use super::text::{count, size};
+use crate::text::{count, size};
 use super::{printed, unreadable};
 use crate::cli::Global;
 use crate::failure::Failure;
