@@ -48,6 +48,23 @@ pub(crate) fn count(n: u64, what: &str) -> String {
     format!("{n} {what}{ending}")
 }
 
+/// A number in three digits: `0.12`, `99.5`, `1.23 M`.
+pub(crate) fn number(n: f64) -> String {
+    let (n, unit) = match n {
+        // What would be rounded up to 1000 is 1 of the next unit.
+        n if n < 999.5 => (n, ""),
+        n if n < 999_500.0 => (n / 1e3, " k"),
+        n if n < 999_500_000.0 => (n / 1e6, " M"),
+        n => (n / 1e9, " G"),
+    };
+    let digits = match n {
+        n if n < 9.995 => 2,
+        n if n < 99.95 => 1,
+        _ => 0,
+    };
+    format!("{n:.digits$}{unit}")
+}
+
 /// A time of a log, in unix nanoseconds, as date and time in UTC.
 pub(crate) fn time(ns: u64) -> String {
     let at = UNIX_EPOCH + Duration::from_millis(ms(ns).min(TIME_MS_MAX));
@@ -127,6 +144,24 @@ mod tests {
         }
         for text in ["", "B", "MiB", "-1", "1.5", "64 MiBs", "64 kk", "1 i", "1ib", "99999999999G"] {
             assert!(parse_size(text).is_err_and(|e| e.contains("64MiB")), "{text}");
+        }
+    }
+
+    #[test]
+    fn numbers_have_three_digits_and_a_unit() {
+        for (n, text) in [
+            (0.0, "0.00"),
+            (0.125, "0.12"),
+            (9.996, "10.0"),
+            (99.96, "100"),
+            (999.4, "999"),
+            (999.6, "1.00 k"),
+            (1_234.0, "1.23 k"),
+            (999_600.0, "1.00 M"),
+            (2_345_678.0, "2.35 M"),
+            (12.3e9, "12.3 G"),
+        ] {
+            assert_eq!(number(n), text);
         }
     }
 
