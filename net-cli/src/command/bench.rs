@@ -1,5 +1,6 @@
 //! `net bench`: how fast this is on this machine, with what was measured and how.
 
+mod appends;
 mod disk;
 mod figures;
 mod latency;

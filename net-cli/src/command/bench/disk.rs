@@ -55,13 +55,13 @@ fn make(within: &Path) -> io::Result<TempDir> {
 
 fn cannot(within: &Path, error: &io::Error) -> Failure {
     let dir = within.display();
+    if !within.exists() {
+        return Failure::new(format!("cannot write in {dir}: there is no such directory"))
+            .next(format!("`mkdir -p {dir}`, or one that is there: `net bench log --dir .`"));
+    }
     // The name of what was to be made there is of no interest.
-    let why = error.kind();
-    let next = match error.kind() {
-        io::ErrorKind::NotFound => format!("`mkdir -p {dir}`, or a directory that is there: `net bench log --dir .`"),
-        _ => "a directory that you may write, on the disk in question: `net bench log --dir DIRECTORY`".to_owned(),
-    };
-    Failure::new(format!("cannot write in {dir}: {why}")).next(next)
+    Failure::new(format!("cannot write in {dir}: {}", error.kind()))
+        .next("a directory that you may write, on the disk in question: `net bench log --dir DIRECTORY`")
 }
 
 /// The kind of file system that a path without links is on, by the table of mounts of Linux (proc_pid_mountinfo(5)).

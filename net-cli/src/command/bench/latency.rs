@@ -175,42 +175,38 @@ async fn pace(channel: &Channel, size: usize, rate: u32, time: Duration) -> Resu
     Ok(events)
 }
 
+#[expect(clippy::cast_precision_loss, reason = "a figure for people")]
 fn micros(ns: u64) -> f64 {
-    Duration::from_nanos(ns).as_secs_f64() * 1e6
+    ns as f64 / 1e3
 }
 
-/// Steps of each power of ten.
-const STEPS: [u64; 6] = [10, 15, 20, 30, 50, 70];
-/// Powers of ten: from one microsecond to ten seconds.
-const DECADES: u32 = 7;
-/// Bars at most; what is above the last is with it.
+/// Steps of each power of ten, from fine to coarse.
+const STEPS: [&[u64]; 3] = [&[10, 15, 20, 30, 50, 70], &[10, 20, 50], &[10]];
+/// Powers of ten: from ten microseconds to ten seconds; what is above or below has a bar of its own.
+const DECADES: u32 = 6;
+/// Bars at most, which the coarsest steps do not exceed.
 const BARS_MAX: usize = 12;
 /// Characters of the longest bar.
 const BAR_LEN: u64 = 40;
 
-/// From the first step with an event to the last.
+/// As fine as there is room for, from the first step with an event to the last.
 fn bars(spread: &Spread) -> Vec<Bar> {
-    let edges_ns: Vec<u64> =
-        (0..DECADES).flat_map(|decade| STEPS.map(|step| step * 100 * 10_u64.pow(decade))).collect();
-    let counts = spread.between(&edges_ns);
-    let edge_us = |index: usize| edges_ns.get(index).map(|ns| ns.div_ceil(1_000));
-    let mut bars: Vec<Bar> = counts
-        .iter()
-        .enumerate()
-        .map(|(index, events)| Bar {
-            from_us: index.checked_sub(1).and_then(edge_us).unwrap_or(0),
-            to_us: edge_us(index),
-            events: *events,
-        })
-        .skip_while(|bar| bar.events == 0)
-        .collect();
+    let mut candidates = STEPS.map(|steps| bars_of(spread, steps)).into_iter();
+    candidates.find(|bars| bars.len() <= BARS_MAX).unwrap_or_default()
+}
+
+fn bars_of(spread: &Spread, steps: &[u64]) -> Vec<Bar> {
+    let decade = |power| steps.iter().map(move |step| step * 10_u64.pow(power));
+    let edges_us: Vec<u64> = (0..DECADES).flat_map(decade).chain([10 * 10_u64.pow(DECADES)]).collect();
+    let edges_ns: Vec<u64> = edges_us.iter().map(|us| us * 1_000).collect();
+    let bar = |(index, events): (usize, u64)| Bar {
+        from_us: index.checked_sub(1).map_or(0, |below| edges_us[below]),
+        to_us: edges_us.get(index).copied(),
+        events,
+    };
+    let bars = spread.between(&edges_ns).into_iter().enumerate().map(bar);
+    let mut bars: Vec<Bar> = bars.skip_while(|bar| bar.events == 0).collect();
     bars.truncate(bars.iter().rposition(|bar| bar.events > 0).map_or(0, |last| last + 1));
-    if bars.len() > BARS_MAX {
-        let above: u64 = bars.drain(BARS_MAX..).map(|bar| bar.events).sum();
-        if let Some(last) = bars.last_mut() {
-            (last.to_us, last.events) = (None, last.events + above);
-        }
-    }
     bars
 }
 
@@ -254,12 +250,15 @@ mod tests {
     }
 
     #[test]
-    fn a_long_tail_is_one_bar_and_no_event_is_left_out() {
-        let bars = bars(&spread([0, 50, 51, 52, 1_000, 20_000, 60_000_000]));
-        assert_eq!(bars.len(), BARS_MAX);
-        assert_eq!(bars.iter().map(|bar| bar.events).sum::<u64>(), 7);
-        assert_eq!(bars.last().and_then(|bar| bar.to_us), None);
-        assert!(draw(&bars)[BARS_MAX - 1].contains("and more"), "{:?}", draw(&bars));
+    fn a_long_tail_makes_coarser_bars_and_no_event_is_left_out() {
+        let edges = |bars: &[Bar]| bars.iter().map(|bar| (bar.from_us, bar.events)).collect::<Vec<_>>();
+        let some = bars(&spread([55, 60, 160, 9_000]));
+        let coarse = [(50, 2), (100, 1), (200, 0), (500, 0), (1_000, 0), (2_000, 0), (5_000, 1)];
+        assert_eq!(edges(&some), coarse);
+        let all = bars(&spread([0, 1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, u64::MAX / 1_000]));
+        assert_eq!((all.len(), all.iter().map(|bar| bar.events).sum::<u64>()), (8, 10));
+        assert_eq!(all.last().map(|bar| (bar.from_us, bar.to_us)), Some((10_000_000, None)));
+        assert!(draw(&all)[7].trim_start().starts_with("10000000 and more"), "{:?}", draw(&all));
     }
 
     #[test]

@@ -4,19 +4,16 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
-use net::identity::EntityKey;
-use net::redex::{Entropy, EventItem, Log as Redex, LogConfig, Start, Writer};
 use serde::Serialize;
 
+use super::appends::{Round, Work};
 use super::disk::Place;
 use super::figures::{Machine, Quartiles, megabytes};
-use super::tally::{Payload, number_of};
 use super::{Rounds, parse_event_size, unless_interrupted};
-use crate::failure::{Failure, chain};
+use crate::failure::Failure;
 use crate::output::{Look, Output, To, printed};
 use crate::text::{count, number, size, table};
 
@@ -83,9 +80,9 @@ impl Log {
         let measured = unless_interrupted(output, "net bench log", async {
             // Made here, where Ctrl-C does not end the process any more: it is removed in any case.
             let place = place.insert(Place::new(self.dir.as_deref())?);
-            let work = Work { dir: place.path().join("log"), size: self.size, output: *output, stop: stop.clone() };
-            let Rounds { rounds, secs } = self.rounds;
-            let task = task.insert(tokio::task::spawn_blocking(move || work.measure(rounds, secs)));
+            let work = Work { dir: place.path().join("log"), size: self.size, stop: stop.clone() };
+            let (rounds, output) = (self.rounds, *output);
+            let task = task.insert(tokio::task::spawn_blocking(move || measure(&work, rounds, &output)));
             let rows = task.await.unwrap_or_else(|error| Err(Failure::new(error.to_string())))?;
             Ok(self.report(place, rows))
         });
@@ -141,149 +138,45 @@ impl Report {
             ]);
         }
         table(&cells).iter().try_for_each(|line| output.line(format_args!("  {line}")))?;
-        output.line("\nan ack means: on the disk. fdatasync has returned after the event was written")?;
+        let means = match &self.file_system {
+            Some(kind) if IN_MEMORY.contains(&kind.as_str()) => {
+                format!("nothing, for {kind} is in memory: `net bench log --dir DIRECTORY` takes the disk in question")
+            }
+            _ => "on the disk: fdatasync has returned after the event was written".to_owned(),
+        };
+        output.line(format_args!("\nan ack means {means}"))?;
         let events = self.results.iter().map(|row| row.events).sum();
         let valid = output.paint(To::Out, Look::Good, "valid");
         output.line(format_args!(
             "{valid}: {} acknowledged, and read again, each once and verified",
             count(events, "event")
-        ))?;
-        if self.file_system.as_deref().is_some_and(|kind| IN_MEMORY.contains(&kind)) {
-            output.warn("that file system is in memory: `net bench log --dir DIRECTORY` on the disk in question");
-        }
-        Ok(())
+        ))
     }
 }
 
 /// File systems for which a sync costs nothing and a power cut everything.
 const IN_MEMORY: [&str; 2] = ["tmpfs", "ramfs"];
 
-/// What is done on a thread that may block.
-struct Work {
-    /// Where the log is made, again and again.
-    dir: PathBuf,
-    size: usize,
-    output: Output,
-    stop: Arc<AtomicBool>,
-}
-
-/// One round.
-#[derive(Clone, Copy, Debug)]
-struct Round {
-    events: u64,
-    appends_per_s: f64,
-    replay_per_s: f64,
-}
-
-impl Work {
-    fn measure(&self, rounds: u32, secs: Duration) -> Result<Vec<Row>, Failure> {
-        let mut rows = Vec::new();
-        for waiting in WAITING {
-            let mut results: Vec<Round> = Vec::new();
-            for round in 1..=rounds {
-                let last = results.last().map(|round| format!(", {} appends/s", number(round.appends_per_s)));
-                let last = last.unwrap_or_default();
-                self.output.progress(format_args!("{waiting} at a time, round {round} of {rounds}{last}"));
-                results.push(self.round(waiting, secs)?);
-            }
-            let appends_per_s = Quartiles::of(results.iter().map(|round| round.appends_per_s));
-            rows.push(Row {
-                waiting,
-                ack: if waiting == 1 { "a sync of its own" } else { "a shared sync" },
-                events: results.iter().map(|round| round.events).sum(),
-                appends_per_s,
-                mb_per_s: appends_per_s.times(megabytes(self.size)),
-                replay_events_per_s: Quartiles::of(results.iter().map(|round| round.replay_per_s)),
-            });
+/// Measures round after round, for as many as are to wait.
+fn measure(work: &Work, Rounds { rounds, secs }: Rounds, output: &Output) -> Result<Vec<Row>, Failure> {
+    let mut rows = Vec::new();
+    for waiting in WAITING {
+        let mut results: Vec<Round> = Vec::new();
+        for round in 1..=rounds {
+            let last = results.last().map(|round| format!(", {} appends/s", number(round.appends_per_s)));
+            let last = last.unwrap_or_default();
+            output.progress(format_args!("{waiting} at a time, round {round} of {rounds}{last}"));
+            results.push(work.round(waiting, secs)?);
         }
-        Ok(rows)
+        let appends_per_s = Quartiles::of(results.iter().map(|round| round.appends_per_s));
+        rows.push(Row {
+            waiting,
+            ack: if waiting == 1 { "a sync of its own" } else { "a shared sync" },
+            events: results.iter().map(|round| round.events).sum(),
+            appends_per_s,
+            mb_per_s: appends_per_s.times(megabytes(work.size)),
+            replay_events_per_s: Quartiles::of(results.iter().map(|round| round.replay_per_s)),
+        });
     }
-
-    /// A log of its own: what is appended is read again, and given up.
-    fn round(&self, waiting: usize, secs: Duration) -> Result<Round, Failure> {
-        let config = LogConfig::default().ring_secret(Entropy::system().bytes());
-        let log = Redex::open(&self.dir, config.clone()).map_err(|error| failed(&error))?;
-        let writer = log.writer(Arc::new(EntityKey::generate())).map_err(|error| failed(&error))?;
-        let began = Instant::now();
-        let events = self.append(&writer, waiting, began + secs)?;
-        let appends_per_s = rate(events, began.elapsed());
-        self.go_on()?;
-        drop(writer);
-        log.close().map_err(|error| failed(&error))?;
-        let log = Redex::open(&self.dir, config).map_err(|error| failed(&error))?;
-        let began = Instant::now();
-        self.replay(&log, events)?;
-        let replay_per_s = rate(events, began.elapsed());
-        drop(log);
-        std::fs::remove_dir_all(&self.dir)?;
-        Ok(Round { events, appends_per_s, replay_per_s })
-    }
-
-    /// Appends until the time is over, so many at a time; how many were acknowledged as durable.
-    fn append(&self, writer: &Writer, waiting: usize, end: Instant) -> Result<u64, Failure> {
-        let next = AtomicU64::new(0);
-        let one = || {
-            let mut payload = Payload::new(self.size);
-            while Instant::now() < end && !self.stopped() {
-                let event = payload.event(next.fetch_add(1, Ordering::Relaxed), 0);
-                if !writer.append(event).map_err(|error| failed(&error))?.is_durable() {
-                    return Err(invalid("an append was acknowledged that is not on the disk"));
-                }
-            }
-            Ok(())
-        };
-        std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..waiting).map(|_| std::thread::Builder::new().spawn_scoped(scope, one)).collect();
-            // All are waited for, whatever becomes of one.
-            let ended = threads.into_iter().map(|thread| {
-                let ended = thread?.join();
-                Ok::<_, Failure>(ended.unwrap_or_else(|_| Err(Failure::new("a thread that appends has failed"))))
-            });
-            ended.collect::<Vec<_>>().into_iter().try_for_each(|ended| ended?)
-        })?;
-        Ok(next.into_inner())
-    }
-
-    /// Reads everything again: each event must be there once.
-    fn replay(&self, log: &Redex, appended: u64) -> Result<(), Failure> {
-        let (mut found, mut sum) = (0_u64, 0_u128);
-        for item in log.events(Start::Earliest).map_err(|error| failed(&error))? {
-            match item.map_err(|error| failed(&error))? {
-                EventItem::Event(event) => {
-                    found += 1;
-                    sum += u128::from(number_of(event.payload()).unwrap_or(u64::MAX));
-                }
-                other => return Err(invalid(&format!("behind {found} events the log has {other:?}"))),
-            }
-            self.go_on()?;
-        }
-        // The sum of their numbers: one twice and another missing would go unnoticed by the count alone.
-        if found == appended && sum == u128::from(appended) * u128::from(appended.saturating_sub(1)) / 2 {
-            return Ok(());
-        }
-        Err(invalid(&format!("{appended} events were acknowledged, and {found} of them or of others are in the log")))
-    }
-
-    fn go_on(&self) -> Result<(), Failure> {
-        if self.stopped() { Err(Failure::new("interrupted")) } else { Ok(()) }
-    }
-
-    fn stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
-    }
-}
-
-fn failed(error: &(dyn std::error::Error + 'static)) -> Failure {
-    Failure::new(format!("the log cannot be written or read: {}", chain(error)))
-        .next("see that the disk has room and is well, or take another: `net bench log --dir DIRECTORY`")
-}
-
-fn invalid(why: &str) -> Failure {
-    Failure::new(format!("this run is not valid and has no figures: {why}"))
-        .next("the same command again; if it stays so, look at the disk: `dmesg`")
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a figure for people")]
-fn rate(events: u64, time: Duration) -> f64 {
-    events as f64 / time.as_secs_f64().max(1e-9)
+    Ok(rows)
 }

@@ -62,7 +62,7 @@ impl Spread {
         reached.map_or(0, |step| value_of(step + 1).wrapping_sub(1).min(self.max))
     }
 
-    /// How many values are in each of these ranges: below the first edge, between two, and from the last on.
+    /// How many values are in each of these ranges, to 1 %: below the first edge, between two, and from the last on.
     pub(super) fn between(&self, edges: &[u64]) -> Vec<u64> {
         let mut sums = vec![0; edges.len() + 1];
         for (step, count) in self.counts.iter().enumerate() {
