@@ -126,6 +126,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         priority: Priority::Normal,
         realtime: false,
         subnet: [3, 7, 2, 0],
+        aead: net_transport::Aead::ChaCha20Poly1305,
         cap: [0; 4],
     };
     let shapes = [

@@ -24,6 +24,7 @@ mod context;
 mod entity;
 mod key_file;
 mod keystore;
+mod prepared;
 pub mod secret_file;
 mod signer;
 
@@ -31,4 +32,5 @@ pub use context::CONTEXTS;
 pub use entity::{EntityId, PrefixError, resolve_prefix};
 pub use keystore::{KEY_NAME_LEN_MAX, KEYS_MAX, KeyEntry, Keystore, KeystoreError};
 pub use net_transport::{BadSignature, KeyTextError};
+pub use prepared::{PreparedKey, VerifySignature};
 pub use signer::{EntityKey, Passphrase, SignError, Signer};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use net_channel::{ChannelHash, ChannelName};
-use net_transport::{FRAME_LEN_MAX, MeshId};
+use net_transport::{Aead, FRAME_LEN_MAX, MeshId};
 use zeroize::Zeroizing;
 
 use crate::OpenError;
@@ -97,6 +97,8 @@ pub struct LogConfig {
     /// What seals the key ring on the disk: the node derives it for this log from its seed. Default: none, and keys
     /// of writers are kept in memory only, so what they wrote cannot be opened after the process ends.
     pub ring_secret: Option<RingSecret>,
+    /// What seals the batches that are appended here; both are read. By default what is fastest on this processor.
+    pub aead: Aead,
     /// Within this time every sealed segment is read again from the disk and checked, so that rot is found while
     /// another copy may still be had. Default: a week. None: only [`Log::scrub`](crate::Log::scrub) does it.
     pub scrub: Option<Duration>,
@@ -123,6 +125,7 @@ impl Default for LogConfig {
             retention: Retention::FOREVER,
             channel: None,
             ring_secret: None,
+            aead: Aead::fastest_here(),
             scrub: Some(Duration::from_secs(7 * 24 * 3600)),
             background: true,
             read_only: false,
@@ -177,6 +180,12 @@ impl LogConfig {
     #[must_use]
     pub fn ring_secret(self, secret: [u8; 32]) -> Self {
         Self { ring_secret: Some(RingSecret(Zeroizing::new(secret))), ..self }
+    }
+
+    /// The same, with the batches that are appended here sealed with this.
+    #[must_use]
+    pub fn aead(self, aead: Aead) -> Self {
+        Self { aead, ..self }
     }
 
     /// The same, with every sealed segment read again within this time.

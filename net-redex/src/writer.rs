@@ -340,6 +340,7 @@ impl Inner {
             priority: Priority::Normal,
             realtime: false,
             subnet: [0; 4],
+            aead: core.config.aead,
             cap: [0; 4],
         });
         let sealed = sealed.map_err(|error| WriteError::Seal(Arc::new(error)))?;

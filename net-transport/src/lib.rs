@@ -50,6 +50,7 @@
 #[cfg(feature = "link")]
 mod addresses;
 mod admission;
+mod aead;
 #[cfg(feature = "link")]
 mod config;
 mod context;
@@ -104,6 +105,7 @@ mod ticket;
 mod weather;
 
 pub use admission::{Admission, AdvertId, OpenAdmission, Refusal};
+pub use aead::Aead;
 #[cfg(feature = "link")]
 pub use config::{EndpointConfig, Limits, Sockets};
 pub use context::CONTEXTS;

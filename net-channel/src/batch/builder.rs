@@ -2,14 +2,14 @@
 
 use bytes::Bytes;
 use net_identity::{SignError, Signer};
-use net_transport::{Header, Kind, MeshId, Priority, Visibility};
+use net_transport::{Aead, Header, Kind, MeshId, Priority, Visibility};
 use ring::aead::{Aad, LessSafeKey};
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::layout::{
-    FLAG_FIRST, FLAG_PARENTS_CUT, FORMAT, OFFSET_LEN, ParentBytes, RECORD_ALIGN, RECORD_LEN, RecordBytes, SealBytes,
-    TAG_LEN, associated_data, batch_hash, cipher, head_len, key_commit, nonce, signed_message,
+    FLAG_AES, FLAG_FIRST, FLAG_PARENTS_CUT, FORMAT, OFFSET_LEN, ParentBytes, RECORD_ALIGN, RECORD_LEN, RecordBytes,
+    SealBytes, TAG_LEN, associated_data, batch_hash, cipher, head_len, key_commit, nonce, signed_message,
 };
 use super::{
     BATCH_BODY_LEN_MAX, BATCH_EVENTS_MAX, BatchHash, EVENT_LEN_MAX, KEY_LEN_MAX, PARENTS_MAX, SealedBatch, SealedView,
@@ -128,13 +128,15 @@ pub struct SealParams<'a> {
     pub realtime: bool,
     /// The place of the origin's node, one byte a level.
     pub subnet: [u8; 4],
+    /// What seals the body.
+    pub aead: Aead,
     /// First 4 bytes of the hash of the capability under which the origin publishes; zero if none is needed.
     pub cap: [u8; 4],
 }
 
 impl<'a> SealParams<'a> {
-    /// The first batch of an incarnation, reliable, for everybody, without parents and without a log before it. For any
-    /// other, change what differs: `SealParams { incarnation, prev, ..SealParams::first(…) }`.
+    /// The first batch of an incarnation, reliable, for everybody, without parents and without a log before it, under the
+    /// cipher that is fastest here. For any other, change what differs: `SealParams { incarnation, prev, ..SealParams::first(…) }`.
     #[must_use]
     pub fn first(
         mesh: &'a MeshId,
@@ -159,6 +161,7 @@ impl<'a> SealParams<'a> {
             priority: Priority::Normal,
             realtime: false,
             subnet: [0; 4],
+            aead: Aead::fastest_here(),
             cap: [0; 4],
         }
     }
@@ -189,7 +192,7 @@ impl BatchBuilder {
         self.offsets.is_empty()
     }
 
-    /// Events so far, at most 1,024.
+    /// Events so far, at most 4,096.
     #[must_use]
     pub fn events(&self) -> usize {
         self.offsets.len()
@@ -325,7 +328,7 @@ impl BatchBuilder {
         let origin = params.signer.id();
         let parents = self.check(params, origin.short())?;
         let batch_key = params.sender_key.batch_key(params.channel, params.seq, &params.salt);
-        let cipher = cipher(&batch_key);
+        let cipher = cipher(params.aead, &batch_key);
 
         let start = self.open_head(parents.len());
         let body_at = start + head_len(parents.len());
@@ -338,7 +341,8 @@ impl BatchBuilder {
         let mut seal = SealBytes::new_zeroed();
         seal.format = FORMAT;
         seal.flags = if params.seq == params.incarnation { FLAG_FIRST } else { 0 }
-            | if params.parents_cut { FLAG_PARENTS_CUT } else { 0 };
+            | if params.parents_cut { FLAG_PARENTS_CUT } else { 0 }
+            | if params.aead == Aead::Aes256Gcm { FLAG_AES } else { 0 };
         seal.parents = u8::try_from(parents.len()).expect("checked to be at most 255");
         seal.time = U64::new(self.time.0);
         seal.prev = params.prev.0;

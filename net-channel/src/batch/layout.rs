@@ -1,8 +1,8 @@
 //! The bytes of seal and records, and what is hashed, signed and sealed of them.
 
 use net_identity::EntityId;
-use net_transport::{HEADER_LEN, Header, MeshId, ShortId};
-use ring::aead::{CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use net_transport::{Aead, HEADER_LEN, Header, MeshId, ShortId};
+use ring::aead::{AES_256_GCM, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -12,6 +12,9 @@ use crate::{ChannelHash, Parent, context};
 pub(super) const FORMAT: u8 = 1;
 pub(super) const FLAG_FIRST: u8 = 1;
 pub(super) const FLAG_PARENTS_CUT: u8 = 2;
+/// The body is under AES-256-GCM, and not under ChaCha20-Poly1305.
+pub(super) const FLAG_AES: u8 = 4;
+pub(super) const FLAGS: u8 = FLAG_FIRST | FLAG_PARENTS_CUT | FLAG_AES;
 /// Bytes of the authentication tag at the end of the body.
 pub(super) const TAG_LEN: usize = 16;
 /// Bytes of the seal that the batch hash covers: all but the signature.
@@ -36,6 +39,12 @@ pub(super) struct SealBytes {
 }
 
 const _: () = assert!(size_of::<SealBytes>() == SEAL_LEN);
+
+impl SealBytes {
+    pub(super) fn aead(&self) -> Aead {
+        if self.flags & FLAG_AES == 0 { Aead::ChaCha20Poly1305 } else { Aead::Aes256Gcm }
+    }
+}
 
 /// One parent, as it stands after the seal.
 #[derive(Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -108,8 +117,13 @@ pub(super) fn key_commit(batch_key: &[u8; 32]) -> [u8; 32] {
     blake3::derive_key(context::BATCH_KEY_COMMIT, batch_key)
 }
 
-pub(super) fn cipher(batch_key: &[u8; 32]) -> LessSafeKey {
-    LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, batch_key).expect("a key of 32 bytes"))
+/// Neither cipher commits to its key by itself: that is what `key_commit` is for.
+pub(super) fn cipher(aead: Aead, batch_key: &[u8; 32]) -> LessSafeKey {
+    let algorithm = match aead {
+        Aead::ChaCha20Poly1305 => &CHACHA20_POLY1305,
+        Aead::Aes256Gcm => &AES_256_GCM,
+    };
+    LessSafeKey::new(UnboundKey::new(algorithm, batch_key).expect("a key of 32 bytes"))
 }
 
 /// A batch key seals one body, so one nonce is enough.

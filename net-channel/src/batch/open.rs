@@ -94,7 +94,7 @@ fn open(seal: &VerifiedSeal, mut frame: BytesMut, batch_key: &[u8; 32]) -> Resul
     let associated = associated_data(head.header, head.seal, head.parents);
     // The cipher can write the plaintext a little before the ciphertext; the head leaves room for that.
     let plain_at = body_at - frame[body_at..].as_ptr().addr() % BODY_ALIGN;
-    let plain_len = cipher(batch_key)
+    let plain_len = cipher(seal.seal.aead(), batch_key)
         .open_within(nonce(), Aad::from(&associated), &mut frame[plain_at..], body_at - plain_at..)
         .map_err(|_| OpenError::Body)?
         .len();

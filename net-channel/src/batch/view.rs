@@ -1,12 +1,12 @@
 //! Reading and verifying batches, without a key to open them.
 
 use bytes::Bytes;
-use net_identity::EntityId;
+use net_identity::{EntityId, VerifySignature};
 use net_transport::{Header, HeaderError, Kind, MeshId, ShortId};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::layout::{
-    FLAG_FIRST, FLAG_PARENTS_CUT, FORMAT, OFFSET_LEN, ParentBytes, RECORD_LEN, SealBytes, TAG_LEN, batch_hash,
+    FLAG_FIRST, FLAG_PARENTS_CUT, FLAGS, FORMAT, OFFSET_LEN, ParentBytes, RECORD_LEN, SealBytes, TAG_LEN, batch_hash,
     head_len, signed_message,
 };
 use super::{BATCH_EVENTS_MAX, BatchHash};
@@ -123,7 +123,7 @@ impl<'a> Head<'a> {
         if seal.format != FORMAT {
             return Err(BatchError::Format(seal.format));
         }
-        if seal.flags & !(FLAG_FIRST | FLAG_PARENTS_CUT) != 0 || seal.zero != [0; 5] {
+        if seal.flags & !FLAGS != 0 || seal.zero != [0; 5] {
             return Err(BatchError::Reserved);
         }
         let events = header.events();
@@ -170,8 +170,9 @@ impl<'a> Head<'a> {
         &self,
         mesh: &MeshId,
         channel: &ChannelHash,
-        origin: &EntityId,
+        key: &impl VerifySignature,
     ) -> Result<VerifiedSeal, BatchError> {
+        let origin = &key.entity();
         if self.header.channel() != channel.prefix() {
             return Err(BatchError::Channel);
         }
@@ -180,8 +181,7 @@ impl<'a> Head<'a> {
         }
         let hash = self.hash();
         if !mutant("trust_unverified") {
-            origin
-                .verify(&signed_message(mesh, channel, origin, &hash), &self.seal.signature)
+            key.verify_signature(&signed_message(mesh, channel, origin, &hash), &self.seal.signature)
                 .map_err(|_| BatchError::Signature)?;
         }
         Ok(self.trusted(hash, channel, origin))
@@ -249,7 +249,12 @@ impl<'a> SealedView<'a> {
     ///
     /// # Errors
     /// [`BatchError::Channel`], `Origin`, `BodyHash` or `Signature`.
-    pub fn verify(&self, mesh: &MeshId, channel: &ChannelHash, origin: &EntityId) -> Result<VerifiedSeal, BatchError> {
+    pub fn verify(
+        &self,
+        mesh: &MeshId,
+        channel: &ChannelHash,
+        origin: &impl VerifySignature,
+    ) -> Result<VerifiedSeal, BatchError> {
         // Cheaper than the signature, so first; it proves nothing by itself.
         if *blake3::hash(self.body).as_bytes() != self.head.seal.body_hash {
             return Err(BatchError::BodyHash);
@@ -296,7 +301,12 @@ impl<'a> SealView<'a> {
     ///
     /// # Errors
     /// [`BatchError::Channel`], `Origin` or `Signature`.
-    pub fn verify(&self, mesh: &MeshId, channel: &ChannelHash, origin: &EntityId) -> Result<VerifiedSeal, BatchError> {
+    pub fn verify(
+        &self,
+        mesh: &MeshId,
+        channel: &ChannelHash,
+        origin: &impl VerifySignature,
+    ) -> Result<VerifiedSeal, BatchError> {
         self.0.verify(mesh, channel, origin)
     }
 }
@@ -351,7 +361,7 @@ impl VerifiedSeal {
         self.header.seq()
     }
 
-    /// Events in the batch, 1 to 1,024.
+    /// Events in the batch, 1 to 4,096.
     #[must_use]
     pub fn events(&self) -> u16 {
         self.header.events()
@@ -456,7 +466,12 @@ impl SealedBatch {
     ///
     /// # Errors
     /// As [`SealedView::parse`] and [`SealedView::verify`].
-    pub fn verify(frame: Bytes, mesh: &MeshId, channel: &ChannelHash, origin: &EntityId) -> Result<Self, BatchError> {
+    pub fn verify(
+        frame: Bytes,
+        mesh: &MeshId,
+        channel: &ChannelHash,
+        origin: &impl VerifySignature,
+    ) -> Result<Self, BatchError> {
         let seal = SealedView::parse(&frame)?.verify(mesh, channel, origin)?;
         Ok(Self { seal, frame })
     }

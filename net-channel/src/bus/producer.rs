@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use net_identity::{EntityId, Signer};
-use net_transport::{Endpoint, MeshId, NodeId, Pair, Priority, Visibility};
+use net_transport::{Aead, Endpoint, MeshId, NodeId, Pair, Priority, Visibility};
 use tokio::sync::{Notify, broadcast};
 use tokio::time::Instant;
 
@@ -210,6 +210,9 @@ impl Producer {
     /// What an event names as its causes, checked here, so that nothing refuses the batch when it is sealed. Events of
     /// this origin are causes in any case.
     fn causes(&self, after: &[Parent]) -> Result<Vec<Parent>, PublishError> {
+        if after.is_empty() {
+            return Ok(Vec::new());
+        }
         let own = self.origin.short();
         let after: Vec<Parent> = after.iter().copied().filter(|parent| parent.origin != own).collect();
         let sound = after.iter().all(|parent| !matches!(parent.seq, 0 | u64::MAX));
@@ -667,6 +670,7 @@ impl Producer {
             priority: self.priority,
             realtime,
             subnet: [0; 4],
+            aead: Aead::fastest_here(),
             cap: [0; 4],
         });
         let sealed = sealed.map_err(PublishError::seal)?;

@@ -83,11 +83,11 @@ impl Subscriptions {
     }
 
     fn verify(&self, pair: &Pair, frame: Bytes) -> Result<SealedBatch, Refused> {
-        let (channel, origin) = (ChannelHash(pair.channel), EntityId::from_bytes(pair.origin));
-        let sealed = SealedBatch::verify(frame, &self.mesh, &channel, &origin)?;
+        let feed = &self.feeds[pair];
+        let sealed = SealedBatch::verify(frame, &self.mesh, &ChannelHash(pair.channel), &feed.verifier)?;
         // What its origin's advert says of the channel holds for every batch.
         let class = if sealed.seal().is_realtime() { Class::Realtime } else { Class::Reliable };
-        if class == self.feeds[pair].class { Ok(sealed) } else { Err(Refused::Malformed) }
+        if class == feed.class { Ok(sealed) } else { Err(Refused::Malformed) }
     }
 
     /// Takes a verified batch in, for one subscription or for all, opened if its key is here.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use net_identity::PreparedKey;
 use net_transport::{MeshId, NodeId};
 
 use crate::core::delivery::LineId;
@@ -18,6 +19,8 @@ pub(super) struct Feed {
     pub(super) source: Arc<Source>,
     pub(super) class: Class,
     pub(super) node: NodeId,
+    /// Checks the origin's signatures.
+    pub(super) verifier: PreparedKey,
     pub(super) since: Instant,
     pub(super) joined: bool,
     pub(super) join_sent_at: Instant,
@@ -88,6 +91,7 @@ pub(super) const LOCKED_ASK_AFTER: Duration = Duration::from_secs(2);
 impl Feed {
     pub(super) fn new(now: Instant, source: Arc<Source>, class: Class, node: NodeId) -> Self {
         Self {
+            verifier: PreparedKey::new(source.origin),
             source,
             class,
             node,

@@ -263,7 +263,7 @@ impl Line {
         let (source, cost) = (self.source.clone(), held.cost());
         match held {
             Held::Open(batch) => {
-                let skip = u16::try_from(named.from - range.from).expect("a batch has at most 1,024 events");
+                let skip = u16::try_from(named.from - range.from).expect("a batch has at most 4,096 events");
                 Some(Delivery::Batch { source, batch, skip, late: vec![named], cost })
             }
             Held::Sealed(batch) => Some(Delivery::Sealed { source, batch, cost }),
@@ -397,7 +397,7 @@ impl Line {
         let (source, cost) = (self.source.clone(), held.cost());
         match held {
             Held::Open(batch) => {
-                let skip = u16::try_from(from - range.from).expect("a batch has at most 1,024 events");
+                let skip = u16::try_from(from - range.from).expect("a batch has at most 4,096 events");
                 Delivery::Batch { source, batch, skip, late, cost }
             }
             Held::Locked(seal) => {

@@ -103,10 +103,10 @@ fn keys_and_headers_have_limits_of_their_own() {
 }
 
 #[test]
-fn a_batch_ends_at_1024_events() {
+fn a_batch_ends_at_4096_events() {
     let fixture = Fixture::new();
     let mut builder = BatchBuilder::new();
-    for i in 0..1_024 {
+    for i in 0..4_096 {
         assert!(!builder.is_full());
         assert_eq!(builder.push(b"", None, &[], TIME), Ok(i));
     }
@@ -114,12 +114,12 @@ fn a_batch_ends_at_1024_events() {
     assert_eq!(builder.push(b"", None, &[], TIME), Err(PushError::Full));
     let sealed = builder.seal(&fixture.params()).expect("it can be sealed");
     let open = fixture.verify(sealed.frame()).expect("it verifies").open(&fixture.sender_key).expect("it opens");
-    assert_eq!(open.events().len(), 1_024);
-    assert_eq!(open.events().last().expect("there are many").seq, 1_005 + 1_023);
+    assert_eq!(open.events().len(), 4_096);
+    assert_eq!(open.events().last().expect("there are many").seq, 1_005 + 4_095);
 }
 
 #[test]
-fn a_batch_ends_at_64_kib_and_one_larger_event_goes_alone() {
+fn a_batch_ends_at_256_kib_and_one_larger_event_goes_alone() {
     let fixture = Fixture::new();
     let mut builder = BatchBuilder::new();
     while builder.push(&[7; 1_000], None, &[], TIME).is_ok() {}

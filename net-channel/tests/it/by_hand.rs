@@ -1,10 +1,10 @@
 //! Batches made from the words of `docs/spec/batch.md` alone, so that every field can be wrong while all the others,
 //! the signature included, are right.
 
-use net_channel::{BatchError, OpenBatch, OpenError, SealedBatch};
+use net_channel::{BatchError, OpenBatch, OpenError, SealParams, SealedBatch};
 use net_identity::Signer;
-use net_transport::{Header, Kind, prf};
-use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use net_transport::{Aead, Header, Kind, prf};
+use ring::aead::{AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 
 use crate::fixture::{Fixture, TIME};
 
@@ -22,6 +22,8 @@ pub(crate) struct ByHand {
     /// The salt in the seal, if it is not the one that the key was derived with.
     pub(crate) salt_shown: Option<[u8; 16]>,
     pub(crate) key_commit: Option<[u8; 32]>,
+    /// The flags in the seal, if they are not those that the body was sealed by.
+    pub(crate) flags_shown: Option<u8>,
     /// Added to `len`, which is right with 0.
     pub(crate) len_error: i64,
 }
@@ -50,6 +52,7 @@ impl ByHand {
             salt: [0x55; 16],
             salt_shown: None,
             key_commit: None,
+            flags_shown: None,
             len_error: 0,
         }
     }
@@ -63,7 +66,7 @@ impl ByHand {
         header.set_payload_len(u32::try_from(len).expect("small"));
 
         let count = self.parents_count.unwrap_or_else(|| u8::try_from(parents_len / 24).expect("at most 255"));
-        let mut seal = vec![self.format, self.flags, count];
+        let mut seal = vec![self.format, self.flags_shown.unwrap_or(self.flags), count];
         seal.extend(self.zero);
         seal.extend(TIME.0.to_le_bytes());
         seal.extend([0x44; 32]);
@@ -75,7 +78,8 @@ impl ByHand {
 
         let associated = [&header.to_signed_bytes(), &seal[..], &commit, &salt, &self.parents].concat();
         let mut body = self.plaintext.clone();
-        LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, &key).expect("32 bytes"))
+        let cipher = if self.flags & 4 == 0 { &CHACHA20_POLY1305 } else { &AES_256_GCM };
+        LessSafeKey::new(UnboundKey::new(cipher, &key).expect("32 bytes"))
             .seal_in_place_append_tag(Nonce::assume_unique_for_key([0; 12]), Aad::from(&associated), &mut body)
             .expect("small");
 
@@ -139,4 +143,20 @@ pub(crate) fn plaintext(records: &[Vec<u8>]) -> Vec<u8> {
 fn what_is_made_by_hand_is_what_the_builder_makes() {
     let fixture = Fixture::new();
     assert_eq!(ByHand::small(&fixture).frame(&fixture), fixture.small().frame()[..]);
+    let params = SealParams { aead: Aead::Aes256Gcm, ..fixture.params() };
+    let sealed = crate::fixture::builder(&[b"hello"]).seal(&params).expect("it can be sealed");
+    assert_eq!(ByHand { flags: 4, ..ByHand::small(&fixture) }.frame(&fixture), sealed.frame()[..]);
+}
+
+#[test]
+fn body_opens_under_the_cipher_that_its_seal_names_and_no_other() {
+    let fixture = Fixture::new();
+    for flags in [0, 4] {
+        let open = ByHand { flags, ..ByHand::small(&fixture) }.open(&fixture).expect("it opens");
+        assert_eq!(open.event(0).expect("one").payload, b"hello");
+        // The same body under the other name: the origin itself would have to sign that, and it does not open.
+        let mut other = ByHand { flags, ..ByHand::small(&fixture) };
+        other.flags_shown = Some(flags ^ 4);
+        assert_eq!(other.open(&fixture).map(|_| ()), Err(OpenError::Body));
+    }
 }

@@ -45,6 +45,7 @@ impl Fixture {
             priority: Priority::Normal,
             realtime: false,
             subnet: [3, 7, 2, 0],
+            aead: net_transport::Aead::ChaCha20Poly1305,
             cap: [0; 4],
         }
     }

@@ -31,6 +31,15 @@ fn golden_batch_of_one_event() {
 }
 
 #[test]
+fn golden_batch_under_aes() {
+    let fixture = Fixture::new();
+    let params = SealParams { aead: net_transport::Aead::Aes256Gcm, ..fixture.params() };
+    let sealed = builder(&[b"hello"]).seal(&params).expect("it can be sealed");
+    let batch = check(&fixture, "batch-aes.bin", &sealed);
+    assert_eq!(batch.open(&fixture.sender_key).expect("it opens").event(0).expect("one").payload, b"hello");
+}
+
+#[test]
 fn golden_first_batch_with_keys_headers_and_parents() {
     let fixture = Fixture::new();
     let mut builder = BatchBuilder::new();

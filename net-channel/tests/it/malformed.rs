@@ -132,9 +132,9 @@ fn seq_at_the_end_leaves_no_room_for_a_second_event() {
 }
 
 #[test]
-fn events_0_and_more_than_1024_are_refused() {
+fn events_0_and_more_than_4096_are_refused() {
     assert_eq!(refused(|b| b.header.set_events(0)), BatchError::Events(0));
-    assert_eq!(refused(|b| b.header.set_events(1_025)), BatchError::Events(1_025));
+    assert_eq!(refused(|b| b.header.set_events(4_097)), BatchError::Events(4_097));
     assert_eq!(refused(|b| b.header.set_events(u16::MAX)), BatchError::Events(u16::MAX));
     let error = net_channel::BatchBuilder::new().seal(&Fixture::new().params()).expect_err("nothing to seal");
     assert!(matches!(error, SealError::Empty));
@@ -142,7 +142,7 @@ fn events_0_and_more_than_1024_are_refused() {
 
 #[test]
 fn a_body_too_short_for_its_events_is_refused_before_the_signature() {
-    let error = refused(|b| b.header.set_events(1_024));
+    let error = refused(|b| b.header.set_events(4_096));
     assert!(matches!(error, BatchError::Length { .. }), "{error:?}");
 }
 
@@ -154,7 +154,7 @@ fn a_first_flag_that_disagrees_is_refused() {
 
 #[test]
 fn reserved_bits_bytes_and_padding_are_refused() {
-    for bit in 2..8 {
+    for bit in 3..8 {
         assert_eq!(refused(|b| b.flags = 1 << bit), BatchError::Reserved);
     }
     for i in 0..5 {

@@ -21,6 +21,7 @@ fn make(dir: &Path) {
     let config = LogConfig::default()
         .segment_bytes(64 << 10)
         .ring_secret([9; 32])
+        .aead(net_transport::Aead::ChaCha20Poly1305)
         .without_threads()
         .clock(Clock::new(move || time.fetch_add(1000, Ordering::Relaxed)))
         .entropy(Entropy::new(move |bytes| {

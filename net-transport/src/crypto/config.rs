@@ -12,7 +12,7 @@ use super::Entropy;
 use super::messages::{AUTH_LEN, BODY_LEN_MAX};
 use super::schedule::Gate;
 use super::session::LinkSession;
-use crate::{Admission, Mesh, NodeKeys, StaticBinding};
+use crate::{Admission, Aead, Mesh, NodeKeys, StaticBinding};
 
 /// The QUIC version without its low byte: `NET`.
 const VERSION_PREFIX: u32 = 0x4e45_5400;
@@ -43,6 +43,7 @@ pub fn versions() -> Vec<u32> {
 /// Who this node is on links, and the mesh it is in. Shared by all links; mesh and credential may change.
 pub struct LinkIdentity {
     keys: NodeKeys,
+    aead: Aead,
     mesh: RwLock<Mesh>,
     credential: RwLock<Bytes>,
 }
@@ -53,10 +54,23 @@ pub struct LinkIdentity {
 pub struct CredentialTooLong(pub usize);
 
 impl LinkIdentity {
-    /// An identity that presents no credential.
+    /// An identity that presents no credential and prefers the cipher that is fastest here.
     #[must_use]
     pub fn new(keys: NodeKeys, mesh: Mesh) -> Self {
-        Self { keys, mesh: RwLock::new(mesh), credential: RwLock::default() }
+        Self::preferring(Aead::fastest_here(), keys, mesh)
+    }
+
+    /// As [`LinkIdentity::new`], with links under this cipher if the other end prefers it too, and under
+    /// ChaCha20-Poly1305 if not.
+    #[must_use]
+    pub fn preferring(aead: Aead, keys: NodeKeys, mesh: Mesh) -> Self {
+        Self { keys, aead, mesh: RwLock::new(mesh), credential: RwLock::default() }
+    }
+
+    /// The cipher that this end prefers.
+    #[must_use]
+    pub fn aead(&self) -> Aead {
+        self.aead
     }
 
     /// The node's keys.

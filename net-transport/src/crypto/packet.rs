@@ -1,16 +1,17 @@
-//! Packet protection: ChaCha20-Poly1305 over the payload, a ChaCha20 mask over the header.
+//! Packet protection: an [`Aead`] over the payload, a mask of the same cipher over the header.
 
 use bytes::BytesMut;
 use quinn_proto::crypto::{self, CryptoError};
-use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, MAX_TAG_LEN, Nonce, UnboundKey, quic};
+use ring::aead::{AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, MAX_TAG_LEN, Nonce, UnboundKey, quic};
 
 use super::schedule::Secret;
+use crate::Aead;
 
-/// Packets after which quinn changes the keys. The cipher itself would stand far more; old packets are worth more to
-/// whoever gets at a key, so a key does not live long.
-const PACKETS_PER_KEY: u64 = 1 << 24;
+/// Packets after which quinn changes the keys: what AES-GCM stands with packets of any size (RFC 9001 §6.6 and B.1.1).
+/// ChaCha20-Poly1305 would stand far more; old packets are worth more to whoever gets at a key, so a key does not live long.
+const PACKETS_PER_KEY: u64 = 1 << 23;
 
-/// Forged packets after which a connection ends (RFC 9001 §6.6).
+/// Forged packets after which a connection ends: the bound of ChaCha20-Poly1305, below that of AES-GCM (RFC 9001 §6.6).
 const FORGERIES_MAX: u64 = 1 << 36;
 
 /// One direction's packet key.
@@ -20,13 +21,17 @@ pub(super) struct PacketKey {
 }
 
 impl PacketKey {
-    pub(super) fn new(secret: &Secret) -> Self {
+    pub(super) fn new(aead: Aead, secret: &Secret) -> Self {
         let iv = secret.derive("iv", &[]);
-        Self::from_parts(&secret.derive("key", &[]), std::array::from_fn(|i| iv.expose()[i]))
+        Self::from_parts(aead, &secret.derive("key", &[]), std::array::from_fn(|i| iv.expose()[i]))
     }
 
-    fn from_parts(key: &Secret, iv: [u8; 12]) -> Self {
-        let key = UnboundKey::new(&CHACHA20_POLY1305, key.expose()).expect("a key has 32 bytes");
+    fn from_parts(aead: Aead, key: &Secret, iv: [u8; 12]) -> Self {
+        let algorithm = match aead {
+            Aead::ChaCha20Poly1305 => &CHACHA20_POLY1305,
+            Aead::Aes256Gcm => &AES_256_GCM,
+        };
+        let key = UnboundKey::new(algorithm, key.expose()).expect("a key has 32 bytes");
         Self { key: LessSafeKey::new(key), iv }
     }
 
@@ -72,16 +77,20 @@ impl crypto::PacketKey for PacketKey {
     }
 }
 
-/// One direction's header mask (RFC 9001 §5.4.1 and §5.4.4).
+/// One direction's header mask (RFC 9001 §5.4.1, §5.4.3 and §5.4.4).
 pub(super) struct HeaderKey(quic::HeaderProtectionKey);
 
 impl HeaderKey {
-    pub(super) fn new(secret: &Secret) -> Self {
-        Self::from_key(&secret.derive("hp", &[]))
+    pub(super) fn new(aead: Aead, secret: &Secret) -> Self {
+        Self::from_key(aead, &secret.derive("hp", &[]))
     }
 
-    fn from_key(key: &Secret) -> Self {
-        Self(quic::HeaderProtectionKey::new(&quic::CHACHA20, key.expose()).expect("a key has 32 bytes"))
+    fn from_key(aead: Aead, key: &Secret) -> Self {
+        let algorithm = match aead {
+            Aead::ChaCha20Poly1305 => &quic::CHACHA20,
+            Aead::Aes256Gcm => &quic::AES_256,
+        };
+        Self(quic::HeaderProtectionKey::new(algorithm, key.expose()).expect("a key has 32 bytes"))
     }
 
     /// The mask of the sample, which starts four bytes behind the packet number whatever that number's length is.

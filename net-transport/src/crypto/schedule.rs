@@ -6,7 +6,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::packet::{HeaderKey, PacketKey};
 use crate::prf::prf_hasher;
-use crate::{Psk, context, prf};
+use crate::{Aead, Psk, context, prf};
 
 /// 32 secret bytes, wiped when dropped.
 #[derive(Zeroize, ZeroizeOnDrop)]
@@ -50,17 +50,20 @@ impl Directions {
     }
 }
 
-fn packet_keys(secrets: &KeyPair<Secret>) -> KeyPair<Box<dyn crypto::PacketKey>> {
-    KeyPair { local: Box::new(PacketKey::new(&secrets.local)), remote: Box::new(PacketKey::new(&secrets.remote)) }
+fn packet_keys(aead: Aead, secrets: &KeyPair<Secret>) -> KeyPair<Box<dyn crypto::PacketKey>> {
+    KeyPair {
+        local: Box::new(PacketKey::new(aead, &secrets.local)),
+        remote: Box::new(PacketKey::new(aead, &secrets.remote)),
+    }
 }
 
-fn keys(secrets: &KeyPair<Secret>) -> Keys {
+fn keys(aead: Aead, secrets: &KeyPair<Secret>) -> Keys {
     Keys {
         header: KeyPair {
-            local: Box::new(HeaderKey::new(&secrets.local)),
-            remote: Box::new(HeaderKey::new(&secrets.remote)),
+            local: Box::new(HeaderKey::new(aead, &secrets.local)),
+            remote: Box::new(HeaderKey::new(aead, &secrets.remote)),
         },
-        packet: packet_keys(secrets),
+        packet: packet_keys(aead, secrets),
     }
 }
 
@@ -76,7 +79,8 @@ impl Gate {
     pub(super) fn initial_keys(&self, version: u32, dcid: &ConnectionId, side: Side) -> Keys {
         let version = version.to_be_bytes();
         let secret = |label| self.0.derive(label, &[&version, dcid]);
-        keys(&Directions { initiator: secret("initial i"), responder: secret("initial r") }.on(side))
+        let directions = Directions { initiator: secret("initial i"), responder: secret("initial r") };
+        keys(Aead::ChaCha20Poly1305, &directions.on(side))
     }
 
     /// The tag over a Retry packet, given in parts; `packet` is without its tag.
@@ -102,11 +106,11 @@ pub(super) struct Split {
 
 impl Split {
     pub(super) fn handshake_keys(&self, side: Side) -> Keys {
-        keys(&self.directions("handshake").on(side))
+        keys(Aead::ChaCha20Poly1305, &self.directions("handshake").on(side))
     }
 
-    pub(super) fn traffic(&self, side: Side) -> Traffic {
-        Traffic(self.directions("traffic 0").on(side))
+    pub(super) fn traffic(&self, aead: Aead, side: Side) -> Traffic {
+        Traffic { aead, secrets: self.directions("traffic 0").on(side) }
     }
 
     pub(super) fn exporter(&self) -> Exporter {
@@ -123,19 +127,22 @@ impl Split {
 }
 
 /// The 1-RTT secrets of one generation.
-pub(super) struct Traffic(KeyPair<Secret>);
+pub(super) struct Traffic {
+    aead: Aead,
+    secrets: KeyPair<Secret>,
+}
 
 impl Traffic {
     /// The keys of the first generation, with the header keys that stay.
     pub(super) fn keys(&self) -> Keys {
-        keys(&self.0)
+        keys(self.aead, &self.secrets)
     }
 
     /// Goes one generation on, forgetting this one, and gives its packet keys.
     pub(super) fn update(&mut self) -> KeyPair<Box<dyn crypto::PacketKey>> {
-        self.0.local = self.0.local.derive("key update", &[]);
-        self.0.remote = self.0.remote.derive("key update", &[]);
-        packet_keys(&self.0)
+        self.secrets.local = self.secrets.local.derive("key update", &[]);
+        self.secrets.remote = self.secrets.remote.derive("key update", &[]);
+        packet_keys(self.aead, &self.secrets)
     }
 }
 

@@ -14,7 +14,7 @@ use super::messages::{
 use super::noise::Handshake;
 use super::schedule::{Exporter, Gate, Split, Traffic};
 use super::{Entropy, LinkIdentity};
-use crate::{Admission, MeshId, NodeId, Psk, StaticBinding, context};
+use crate::{Admission, Aead, MeshId, NodeId, Psk, StaticBinding, context};
 
 /// Who is at the other end of a link, proved by the handshake: what `peer_identity()` of a connection holds.
 #[derive(Clone, Debug)]
@@ -63,6 +63,8 @@ pub(super) struct LinkSession {
     gate: Gate,
     state: State,
     peer_params: Option<TransportParameters>,
+    /// What this end prefers, and once the other has said so, what both do.
+    aead: Aead,
     peer: Option<PeerIdentity>,
 }
 
@@ -71,8 +73,9 @@ fn prologue(version: u32, mesh: MeshId) -> Vec<u8> {
     [context::LINK_PROLOGUE.as_bytes(), &version.to_be_bytes(), &mesh.0].concat()
 }
 
-fn encode(params: &TransportParameters) -> Vec<u8> {
-    let mut bytes = Vec::new();
+/// What each end says in its Noise message: `cipher it prefers u8 ‖ transport parameters`.
+fn encode(aead: Aead, params: &TransportParameters) -> Vec<u8> {
+    let mut bytes = vec![aead as u8];
     params.write(&mut bytes);
     bytes
 }
@@ -89,8 +92,9 @@ impl LinkSession {
     ) -> Result<Self, HandshakeError> {
         let static_key = remote.noise_public();
         let mut noise = Handshake::initiator(&prologue(version, mesh), psk, static_key, entropy)?;
-        let m1 = noise.write(&encode(params))?;
+        let m1 = noise.write(&encode(identity.aead(), params))?;
         Ok(Self {
+            aead: identity.aead(),
             gate: Gate::new(psk, static_key),
             identity,
             role: Role::Initiator { remote },
@@ -122,8 +126,8 @@ impl LinkSession {
         // A key that nobody else holds stands in for a psk that is gone.
         let nobody = Psk::new(keys.derive(context::RESET_KEY));
         let gate = Gate::new(psk.unwrap_or(&nobody), keys.binding().noise_public());
-        let role = Role::Responder { admission, params: encode(params) };
-        Self { gate, identity, role, version, state, peer_params: None, peer: None }
+        let role = Role::Responder { admission, params: encode(identity.aead(), params) };
+        Self { gate, aead: identity.aead(), identity, role, version, state, peer_params: None, peer: None }
     }
 
     fn side(&self) -> Side {
@@ -173,7 +177,16 @@ impl LinkSession {
         }
     }
 
-    fn read_params(&mut self, mut bytes: &[u8]) -> Result<(), TransportError> {
+    /// Links are under AES-256-GCM if both ends prefer it.
+    fn read_params(&mut self, bytes: &[u8]) -> Result<(), TransportError> {
+        let (theirs, mut bytes) = match bytes {
+            [0, params @ ..] => (Aead::ChaCha20Poly1305, params),
+            [1, params @ ..] => (Aead::Aes256Gcm, params),
+            _ => return Err(HandshakeError::Malformed.into()),
+        };
+        if self.aead != theirs {
+            self.aead = Aead::ChaCha20Poly1305;
+        }
         self.peer_params = Some(TransportParameters::read(self.side(), &mut bytes)?);
         Ok(())
     }
@@ -214,7 +227,7 @@ impl LinkSession {
             }
             State::SendAuthInitiator { split, body } => {
                 frame(MessageType::AuthInitiator, &body, out)?;
-                done(&split, side)
+                done(&split, self.aead, side)
             }
             State::SendM2 { split, m2 } => {
                 frame(MessageType::M2, &m2, out)?;
@@ -227,14 +240,14 @@ impl LinkSession {
                 frame(MessageType::AuthResponder, &auth_responder(self.identity.keys(), &split.hash), out)?;
                 (State::ReadAuthInitiator { split, inbox: Inbox::new(MessageType::AuthInitiator) }, None)
             }
-            State::ResponderUpgrade { split } => done(&split, side),
+            State::ResponderUpgrade { split } => done(&split, self.aead, side),
             state => (state, None),
         })
     }
 }
 
-fn done(split: &Split, side: Side) -> (State, Option<Keys>) {
-    let traffic = split.traffic(side);
+fn done(split: &Split, aead: Aead, side: Side) -> (State, Option<Keys>) {
+    let traffic = split.traffic(aead, side);
     let keys = traffic.keys();
     (State::Done { traffic, exporter: split.exporter() }, Some(keys))
 }

@@ -238,7 +238,7 @@ fn a_low_order_ephemeral_is_refused() {
     let responder = Node::new(2);
     let static_key = *responder.keys.binding().noise_public();
     let m1 = |e: Point| {
-        let mut parameters = Vec::new();
+        let mut parameters = vec![0];
         params().write(&mut parameters);
         let prologue = [&b"net link v1\0"[..], &version(1).to_be_bytes(), &MESH.0].concat();
         let mut noise = Noise::new(&prologue, &static_key);
@@ -310,7 +310,7 @@ fn what_is_not_transport_parameters_is_refused() {
     let static_key = *responder.keys.binding().noise_public();
     let prologue = [&b"net link v1\0"[..], &version(1).to_be_bytes(), &MESH.0].concat();
     let e = Point::secret([5; 32]);
-    let body = Noise::new(&prologue, &static_key).write_m1(psk(1).expose(), &e, &e.dh(&static_key), b"\xff\xff");
+    let body = Noise::new(&prologue, &static_key).write_m1(psk(1).expose(), &e, &e.dh(&static_key), b"\0\xff\xff");
     let m1 = [&[1][..], &u16::try_from(body.len()).unwrap().to_le_bytes(), &body].concat();
     let mut session = Party::responder(responder, 1);
     assert!(session.session.read_handshake(&m1).is_err());

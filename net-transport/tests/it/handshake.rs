@@ -265,7 +265,7 @@ fn keys_are_updated_in_both_directions() {
 #[test]
 fn quinn_updates_keys_by_itself() {
     let keys = Talk::plain().finish().initiator.keys.unwrap();
-    assert_eq!(keys.packet.local.confidentiality_limit(), 1 << 24);
+    assert_eq!(keys.packet.local.confidentiality_limit(), 1 << 23);
     assert_eq!(keys.packet.local.integrity_limit(), 1 << 36);
     // It changes them the first time within 1,000 packets; 3 MB are more.
     let mut pair = Pair::plain();

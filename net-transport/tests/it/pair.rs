@@ -10,7 +10,7 @@ use net_transport::crypto::{
     self, ConnectionIds, Entropy, LinkIdentity, client_config, reset_key, server_config, token_key,
 };
 use net_transport::{
-    Admission, AdvertId, Header, Mesh, MeshId, NodeId, NodeKeys, OpenAdmission, Psk, Refusal, Seed, StaticBinding,
+    Admission, AdvertId, Aead, Header, Mesh, MeshId, NodeId, NodeKeys, OpenAdmission, Psk, Refusal, Seed, StaticBinding,
 };
 use quinn_proto::{
     ClientConfig, Connection, ConnectionError, ConnectionHandle, ConnectionId, DatagramEvent, Dir, Endpoint,
@@ -53,6 +53,8 @@ pub(crate) struct Node {
     pub(crate) entropy_seed: [u8; 32],
     pub(crate) retry: bool,
     pub(crate) versions: Vec<u32>,
+    /// The cipher it prefers.
+    pub(crate) aead: Aead,
 }
 
 impl Node {
@@ -65,12 +67,13 @@ impl Node {
             entropy_seed: [seed ^ 0xff; 32],
             retry: false,
             versions: crypto::versions(),
+            aead: Aead::ChaCha20Poly1305,
         }
     }
 
     /// What its sessions are made of.
     pub(crate) fn parts(self) -> (Arc<LinkIdentity>, Arc<dyn Admission>, Entropy) {
-        let identity = Arc::new(LinkIdentity::new(self.keys, self.mesh));
+        let identity = Arc::new(LinkIdentity::preferring(self.aead, self.keys, self.mesh));
         identity.set_credential(self.credential).unwrap();
         (identity, self.admission, Entropy::seeded(self.entropy_seed))
     }

@@ -1,8 +1,9 @@
 //! What somebody reads who recorded everything, with this key or that. The key schedule is written once more here, from
 //! `docs/spec/link.md`.
 
-use net_transport::NodeKeys;
 use net_transport::crypto::{CONNECTION_ID_LEN, Entropy, version};
+use net_transport::{Aead, NodeKeys};
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey, quic};
 
 use crate::noise::{Key, Noise, Point, open};
 use crate::pair::{MESH, Node, Pair, Way, psk};
@@ -107,9 +108,34 @@ fn packets(wire: &[(Way, Vec<u8>)]) -> Vec<Packet> {
 impl Packet {
     /// The payload, if this is the secret it was protected with. `header_secret` is that of the first generation.
     fn open_with(&self, secret: &Key, header_secret: &Key) -> Option<Vec<u8>> {
-        let (key, iv, hp) = (prf(secret, "key", &[]), prf(secret, "iv", &[]), prf(header_secret, "hp", &[]));
-        let sample = &self.bytes[self.number_at + 4..self.number_at + 20];
+        let (hp, sample) = (prf(header_secret, "hp", &[]), self.sample());
         let mask = chacha20_block(&hp, u32::from_le_bytes(sample[..4].try_into().unwrap()), &sample[4..]);
+        self.unmasked(secret, &mask, open)
+    }
+
+    /// The same under AES-256-GCM, whose mask is the encrypted sample (RFC 9001 §5.4.3).
+    fn open_aes(&self, secret: &Key) -> Option<Vec<u8>> {
+        let hp = quic::HeaderProtectionKey::new(&quic::AES_256, &prf(secret, "hp", &[])).unwrap();
+        self.unmasked(secret, &hp.new_mask(self.sample()).unwrap(), |key, nonce, header, payload| {
+            let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key).unwrap());
+            let mut payload = payload.to_vec();
+            let nonce = Nonce::assume_unique_for_key(nonce);
+            let plain = key.open_in_place(nonce, Aad::from(header), &mut payload).ok()?;
+            Some(plain.to_vec())
+        })
+    }
+
+    fn sample(&self) -> &[u8] {
+        &self.bytes[self.number_at + 4..self.number_at + 20]
+    }
+
+    fn unmasked(
+        &self,
+        secret: &Key,
+        mask: &[u8],
+        open: impl Fn(&Key, [u8; 12], &[u8], &[u8]) -> Option<Vec<u8>>,
+    ) -> Option<Vec<u8>> {
+        let (key, iv) = (prf(secret, "key", &[]), prf(secret, "iv", &[]));
         let mut packet = self.bytes.clone();
         packet[0] ^= mask[0] & if packet[0] & 0x80 == 0 { 0x1f } else { 0x0f };
         let number_len = usize::from(packet[0] & 3) + 1;
@@ -178,7 +204,11 @@ struct Keys {
 impl Recorder {
     /// Records a link on which both ends speak, and once more after a key update.
     fn of(update: bool) -> Self {
-        let mut pair = Pair::plain();
+        Self::between(Node::new(1), Node::new(2), update)
+    }
+
+    fn between(initiator: Node, responder: Node, update: bool) -> Self {
+        let mut pair = Pair::new(initiator, responder);
         pair.dial();
         pair.run();
         pair.dialled().send(SECRET_TEXT);
@@ -289,6 +319,28 @@ fn the_initiators_ephemeral_secret_opens_everything() {
             payload.windows(SECRET_TEXT.len()).any(|window| window == SECRET_TEXT)
         });
         assert!(found, "{way:?}");
+    }
+}
+
+/// The cipher is told in the payloads of M1 and M2, which the handshake hash covers.
+#[test]
+fn links_are_under_aes_where_both_ends_prefer_it() {
+    let node = |n, aead| Node { aead, ..Node::new(n) };
+    let (chacha, aes) = (Aead::ChaCha20Poly1305, Aead::Aes256Gcm);
+    for (of_i, of_r) in [(chacha, chacha), (chacha, aes), (aes, chacha), (aes, aes)] {
+        let recorder = Recorder::between(node(1, of_i), node(2, of_r), false);
+        let e = recorder.initiator_ephemeral();
+        let keys = recorder.derive(&e.dh(&recorder.static_key()), &e.dh(&key(&recorder.m2[..32]))).0;
+        let one_rtt = recorder.packets.iter().filter(|packet| packet.level == Level::OneRtt);
+        let mut count = 0;
+        for packet in one_rtt {
+            let secret =
+                prf(if packet.way == Way::ToResponder { &keys.k1 } else { &keys.k2 }, "traffic 0", &[&keys.hash]);
+            let both = of_i == aes && of_r == aes;
+            assert_eq!((packet.open_aes(&secret).is_some(), packet.open(&secret).is_some()), (both, !both));
+            count += 1;
+        }
+        assert!(count > 4, "{count} packets");
     }
 }
 
