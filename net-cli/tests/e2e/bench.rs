@@ -38,17 +38,30 @@ fn is_spread(quartiles: &Value) {
 
 #[test]
 fn events_are_counted_at_subscribers_in_processes_of_their_own() {
-    let report = report(&["pub", "--size", "16,1KiB", "--subscribers", "2", "--secs", "0.1", "--rounds", "2"]);
-    assert_eq!((&report["bench"], &report["subscribers"], &report["rounds"]), (&"pub".into(), &2.into(), &2.into()));
+    let report = report(&["pub", "--size", "16,1KiB", "--secs", "0.1", "--rounds", "2"]);
+    assert_eq!((&report["bench"], &report["subscribers"], &report["rounds"]), (&"pub".into(), &1.into(), &2.into()));
     let results = report["results"].as_array().expect("rows");
     let sizes: Vec<_> = results.iter().map(|row| row["size"].as_u64()).collect();
     assert_eq!(sizes, [Some(16), Some(1024)]);
     for row in results {
         is_spread(&row["events_per_s"]);
         is_spread(&row["mb_per_s"]);
-        // Each of two subscribers had each event, in each of two rounds.
-        assert!(row["events"].as_u64().is_some_and(|events| events > 0 && events % 2 == 0), "{row}");
+        assert!(row["events"].as_u64() > Some(0), "{row}");
     }
+}
+
+#[test]
+fn run_with_several_subscribers_is_whole_or_has_no_figures() {
+    let place = Place::new();
+    let args = ["bench", "pub", "--size", "64", "--subscribers", "3", "--secs", "0.1", "--rounds", "1", "--json"];
+    let ended = place.node("unused").run(&args);
+    // Whoever is much slower than the others is not waited for, and which machine is slow is not for this test to say.
+    if ended.code == Some(1) {
+        return check(&ended, 1, "this run is not valid and has no figures", "fewer --subscribers");
+    }
+    let report: Value = serde_json::from_str(&ended.ok()).expect("JSON");
+    let events = report["results"][0]["events"].as_u64().expect("a count");
+    assert!(events > 0 && events % 3 == 0, "each of three has had each: {report:#}");
 }
 
 #[test]
