@@ -1,6 +1,6 @@
 //! Named values beside the payload of an event.
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes};
 
 /// The most bytes of all headers of one event, as encoded: 3 bytes and the name and the value of each.
 pub const HEADERS_LEN_MAX: usize = 16 << 10;
@@ -162,13 +162,13 @@ pub(crate) fn encoded_len(headers: &[(&str, &[u8])]) -> Result<usize, HeadersErr
 }
 
 /// Appends headers whose length has been checked.
-pub(crate) fn encode(headers: &[(&str, &[u8])], out: &mut Vec<u8>) {
+pub(crate) fn encode(headers: &[(&str, &[u8])], out: &mut impl BufMut) {
     for (name, value) in headers {
-        out.push(u8::try_from(name.len()).expect("checked by encoded_len"));
+        out.put_u8(u8::try_from(name.len()).expect("checked by encoded_len"));
         let value_len = u16::try_from(value.len()).expect("checked by encoded_len");
-        out.extend_from_slice(&value_len.to_le_bytes());
-        out.extend_from_slice(name.as_bytes());
-        out.extend_from_slice(value);
+        out.put_u16_le(value_len);
+        out.put_slice(name.as_bytes());
+        out.put_slice(value);
     }
 }
 

@@ -128,7 +128,7 @@ impl fmt::Display for UnjoinReason {
 pub struct Frame {
     /// The neighbour it came from; this node itself for its own pairs.
     pub from: NodeId,
-    /// The whole frame, of exactly its size, with a header that has been checked. The allocation is this frame's own and
+    /// The whole frame, with a header that has been checked. The allocation is this frame's own and
     /// starts at a multiple of 16 bytes, so that the body can be opened in place.
     pub bytes: BytesMut,
     room: Room,

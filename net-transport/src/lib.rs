@@ -51,6 +51,7 @@
 mod addresses;
 mod admission;
 mod aead;
+pub mod buffers;
 #[cfg(feature = "link")]
 mod config;
 mod context;

@@ -1,8 +1,8 @@
 //! Making batches: events are encoded as they are pushed, and sealed where they lie.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use net_identity::{SignError, Signer};
-use net_transport::{Aead, Header, Kind, MeshId, Priority, Visibility};
+use net_transport::{Aead, Header, Kind, MeshId, Priority, Visibility, buffers};
 use ring::aead::{Aad, LessSafeKey};
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromZeros, IntoBytes};
@@ -30,9 +30,9 @@ const CAPACITY_MIN: usize = 1 << 10;
 #[derive(Debug, Default)]
 pub struct BatchBuilder {
     /// Headroom, then records.
-    buffer: Vec<u8>,
+    buffer: BytesMut,
     /// Where each record starts, from the start of the body.
-    offsets: Vec<u32>,
+    offsets: Vec<U32>,
     /// Time of the first event.
     time: Hlc,
     /// Bytes of the last frame that was given away with its buffer.
@@ -255,7 +255,7 @@ impl BatchBuilder {
         key: Option<&[u8]>,
         headers_len: usize,
         time: Hlc,
-        write_headers: impl FnOnce(&mut Vec<u8>),
+        write_headers: impl FnOnce(&mut BytesMut),
     ) -> Result<usize, PushError> {
         let key = match key {
             None => &[],
@@ -279,14 +279,13 @@ impl BatchBuilder {
             time_delta: U32::new(time_delta),
             flags: U32::ZERO,
         };
-        self.buffer.reserve(record_len);
         self.buffer.extend_from_slice(record.as_bytes());
         self.buffer.extend_from_slice(payload);
         self.buffer.extend_from_slice(key);
         write_headers(&mut self.buffer);
         let padding = start + record_len - self.buffer.len();
         self.buffer.extend_from_slice(&[0; RECORD_ALIGN][..padding]);
-        self.offsets.push(narrow(start - HEADROOM));
+        self.offsets.push(U32::new(narrow(start - HEADROOM)));
         Ok(index)
     }
 
@@ -298,20 +297,33 @@ impl BatchBuilder {
             self.time = time;
             return Ok(0);
         }
-        if self.offsets.len() == BATCH_EVENTS_MAX || self.len_bytes() + record_len + OFFSET_LEN > BATCH_BODY_LEN_MAX {
+        let len = self.len_bytes() + record_len + OFFSET_LEN;
+        if self.offsets.len() == BATCH_EVENTS_MAX || len > BATCH_BODY_LEN_MAX {
             return Err(PushError::Full);
+        }
+        if HEADROOM + len > self.buffer.capacity() {
+            self.grow(HEADROOM + len);
         }
         // 32 bits of a time are 65 s: who collects for longer than that seals two batches.
         u32::try_from(time.0.saturating_sub(self.time.0)).map_err(|_| PushError::Full)
     }
 
     fn begin(&mut self, record_len: usize) {
-        if self.buffer.capacity() == 0 {
-            let least = HEADROOM + record_len + OFFSET_LEN + TAG_LEN;
-            self.buffer = Vec::with_capacity(least.max(self.expected_len).max(CAPACITY_MIN));
+        let least = HEADROOM + record_len + OFFSET_LEN + TAG_LEN;
+        if self.buffer.capacity() < least {
+            self.buffer = buffers::take(least.max(self.expected_len).max(CAPACITY_MIN));
         }
         self.buffer.clear();
         self.buffer.resize(HEADROOM, 0);
+    }
+
+    /// Moves to a larger buffer, twice as large and up to the largest that a batch of several events needs.
+    #[cold]
+    fn grow(&mut self, least: usize) {
+        let twice = (2 * self.buffer.capacity()).min(HEADROOM + BATCH_BODY_LEN_MAX);
+        let mut larger = buffers::take(least.max(twice));
+        larger.extend_from_slice(&self.buffer);
+        drop(buffers::share(std::mem::replace(&mut self.buffer, larger)));
     }
 
     /// Forgets the events and keeps the memory.
@@ -333,7 +345,7 @@ impl BatchBuilder {
         let start = self.open_head(parents.len());
         let body_at = start + head_len(parents.len());
         let records_len = self.buffer.len() - body_at;
-        self.buffer.extend(self.offsets.iter().flat_map(|offset| offset.to_le_bytes()));
+        self.buffer.extend_from_slice(self.offsets.as_bytes());
         let body_len = self.buffer.len() - body_at + TAG_LEN;
 
         let mut header = header(params, origin.short(), self.offsets.len());
@@ -434,7 +446,7 @@ impl BatchBuilder {
             self.buffer.clear();
             return frame;
         }
-        Bytes::from(std::mem::take(&mut self.buffer)).slice(start..)
+        buffers::share(std::mem::take(&mut self.buffer)).slice(start..)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Opening batches: from ciphertext to events.
 
 use bytes::{Bytes, BytesMut};
+use net_transport::buffers;
 use ring::aead::Aad;
 use zerocopy::FromBytes;
 use zeroize::Zeroizing;
@@ -98,7 +99,7 @@ fn open(seal: &VerifiedSeal, mut frame: BytesMut, batch_key: &[u8; 32]) -> Resul
         .open_within(nonce(), Aad::from(&associated), &mut frame[plain_at..], body_at - plain_at..)
         .map_err(|_| OpenError::Body)?
         .len();
-    let plain = frame.freeze().slice(plain_at..plain_at + plain_len);
+    let plain = buffers::share(frame).slice(plain_at..plain_at + plain_len);
     debug_assert_eq!(plain_len + TAG_LEN + body_at, seal.header.payload_len() + size_of::<net_transport::Header>());
     let table_at = check(&plain, seal.events())?;
     Ok((plain, table_at))

@@ -86,6 +86,8 @@ const UNREPLICATED_MAX: usize = 65_536;
 struct Staging {
     clock: HlcClock,
     open: VecDeque<Open>,
+    /// The builder of a batch that is sealed, with its memory.
+    spare: BatchBuilder,
     bytes: usize,
     sealing: bool,
     /// Batches that have their place in the log and are not written.
@@ -241,7 +243,8 @@ impl Producer {
         let (index, cost) = match pushed {
             Some(pushed) => pushed,
             None => {
-                let mut open = Open { builder: BatchBuilder::new(), ack: Ending::new(), after };
+                let builder = std::mem::take(&mut staging.spare);
+                let mut open = Open { builder, ack: Ending::new(), after };
                 let pushed = open.push(&record, time)?.expect("an empty batch takes one event of any legal size");
                 staging.open.push_back(open);
                 pushed
@@ -327,9 +330,9 @@ impl Producer {
             // that many producers on one link do not all take the same room.
             endpoint.room(&self.pair).await;
             let Some(open) = self.take_staged() else { continue };
-            let Open { builder, mut ack, after } = open;
+            let Open { mut builder, mut ack, after } = open;
             let bytes = builder.len_bytes();
-            match self.carry(builder, after, ack.shared(), &endpoint, &given).await {
+            match self.carry(&mut builder, after, ack.shared(), &endpoint, &given).await {
                 Ok(()) => drop(ack.hand_on()),
                 Err(error) => {
                     ack.fail(error.clone());
@@ -340,8 +343,14 @@ impl Producer {
             let mut staging = self.staging();
             staging.sealing = false;
             staging.bytes = staging.bytes.saturating_sub(bytes);
+            builder.clear();
+            staging.spare = builder;
+            let room = staging.bytes <= self.queue_bytes_max / 4 * 3;
             drop(staging);
-            self.room.notify_waiters();
+            // Not at each batch: whoever waits is to put many events in the queue before it waits again.
+            if room {
+                self.room.notify_waiters();
+            }
             self.idle.notify_waiters();
         }
     }
@@ -349,7 +358,7 @@ impl Producer {
     /// Seals a batch, gives it its place in the log, sends it, and sees to it that it is acknowledged.
     async fn carry(
         self: &Arc<Self>,
-        builder: BatchBuilder,
+        builder: &mut BatchBuilder,
         after: Vec<Parent>,
         ack: Arc<BatchAck>,
         endpoint: &Endpoint,
@@ -630,7 +639,7 @@ impl Producer {
 
     fn seal(
         &self,
-        mut builder: BatchBuilder,
+        builder: &mut BatchBuilder,
         after: Vec<Parent>,
         given: &Given,
     ) -> Result<(Cached, BatchHash), PublishError> {

@@ -1,10 +1,10 @@
-//! From the chunks of a lane's stream to whole frames: a pure value.
+//! From the chunks of a lane's stream to whole frames: a value.
 
 use bytes::BytesMut;
 
-use crate::{HEADER_LEN, Header, HeaderError};
+use crate::{HEADER_LEN, Header, HeaderError, buffers};
 
-/// Builds frames, each in an allocation of its own of exactly its size; every byte is copied once.
+/// Builds frames, each in an allocation of its own; every byte is copied once.
 #[derive(Debug)]
 pub(crate) struct Assembler {
     header: [u8; HEADER_LEN],
@@ -51,7 +51,7 @@ impl Assembler {
                     let header = Header::parse(&self.header)?;
                     let len = header.payload_len();
                     self.state = if wanted(header) {
-                        let mut bytes = BytesMut::with_capacity(HEADER_LEN + len);
+                        let mut bytes = buffers::take(HEADER_LEN + len);
                         bytes.extend_from_slice(&self.header);
                         State::Body(bytes, len)
                     } else {
@@ -101,14 +101,15 @@ mod tests {
     }
 
     #[test]
-    fn frames_have_their_exact_size_and_start_aligned() {
+    fn frames_have_their_size_and_start_aligned() {
         let mut assembler = Assembler::new();
         let mut out = Vec::new();
         let bytes = [frame(1, 0), frame(2, 5), frame(3, 70_000)].concat();
         assert_eq!(assembler.feed(&bytes, |_| true, &mut out), Ok(3));
         assert_eq!(out, [frame(1, 0), frame(2, 5), frame(3, 70_000)]);
         for frame in &out {
-            assert_eq!((frame.capacity(), frame.as_ptr().align_offset(16)), (frame.len(), 0));
+            assert!(frame.capacity() <= 2 * frame.len());
+            assert_eq!(frame.as_ptr().align_offset(16), 0);
         }
         assert!(!assembler.inside_frame());
     }

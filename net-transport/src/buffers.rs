@@ -1,0 +1,126 @@
+//! Memory of large frames, used again.
+//!
+//! A large frame lives for a fraction of a millisecond. Allocators give its pages back to the system and take fresh ones for
+//! the next, which the system clears: that takes longer than filling them. So a few are kept here, for the whole process.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::{Bytes, BytesMut};
+
+/// Smaller ones are left to the allocator.
+const LEN_MIN: usize = 64 << 10;
+/// Bytes that are kept at most.
+const KEPT_BYTES_MAX: usize = 4 << 20;
+
+static KEPT: Mutex<Kept> = Mutex::new(Kept { buffers: Vec::new(), bytes: 0 });
+
+fn kept() -> MutexGuard<'static, Kept> {
+    KEPT.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Buffers without an owner.
+#[derive(Default)]
+struct Kept {
+    buffers: Vec<BytesMut>,
+    bytes: usize,
+}
+
+impl Kept {
+    /// The smallest that has room, if that is not twice as much: memory is counted by what is in it.
+    fn take(&mut self, len: usize) -> Option<BytesMut> {
+        let fits = |buffer: &&(usize, usize)| (len..=2 * len).contains(&buffer.0);
+        let sizes = self.buffers.iter().map(BytesMut::capacity).zip(0..).collect::<Vec<_>>();
+        let (size, at) = *sizes.iter().filter(fits).min()?;
+        self.bytes -= size;
+        Some(self.buffers.swap_remove(at))
+    }
+
+    fn give(&mut self, mut buffer: BytesMut) {
+        let size = buffer.capacity();
+        if size >= LEN_MIN && self.bytes + size <= KEPT_BYTES_MAX {
+            buffer.clear();
+            self.bytes += size;
+            self.buffers.push(buffer);
+        }
+    }
+}
+
+/// An empty buffer with room for `len` bytes, and for at most twice as many.
+#[must_use]
+pub fn take(len: usize) -> BytesMut {
+    let kept = if len < LEN_MIN { None } else { kept().take(len) };
+    kept.unwrap_or_else(|| BytesMut::with_capacity(len))
+}
+
+/// Makes a buffer shareable; its memory is used again when nobody holds any part of it.
+#[must_use]
+pub fn share(buffer: BytesMut) -> Bytes {
+    if buffer.capacity() < LEN_MIN { buffer.freeze() } else { Bytes::from_owner(Shared(buffer)) }
+}
+
+struct Shared(BytesMut);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        kept().give(std::mem::take(&mut self.0));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn buffer(len: usize) -> BytesMut {
+        BytesMut::with_capacity(len)
+    }
+
+    #[test]
+    fn smallest_that_fits_is_used_again_and_none_of_twice_the_size() {
+        let mut kept = Kept::default();
+        for len in [300_000, 100_000, 200_000] {
+            kept.give(buffer(len));
+        }
+        assert!(kept.take(400_000).is_none());
+        assert_eq!(kept.take(150_000).map(|b| b.capacity()), Some(200_000));
+        assert_eq!(kept.take(150_000).map(|b| b.capacity()), Some(300_000));
+        assert!(kept.take(40_000).is_none());
+        assert_eq!(kept.bytes, 100_000);
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded() {
+        let mut kept = Kept::default();
+        kept.give(buffer(LEN_MIN - 1));
+        assert_eq!(kept.bytes, 0);
+        for _ in 0..100 {
+            kept.give(buffer(1 << 20));
+        }
+        assert_eq!((kept.bytes, kept.buffers.len()), (KEPT_BYTES_MAX, 4));
+    }
+
+    #[test]
+    fn memory_comes_back_when_the_last_part_is_dropped() {
+        let mut kept = buffer(777_777);
+        kept.extend_from_slice(&[7; 100]);
+        let shared = share(kept);
+        let (at, part) = (shared.as_ptr(), shared.slice(10..20));
+        drop(shared);
+        assert_ne!(take(777_777).as_ptr(), at, "a part is still held");
+        assert_eq!(part[..], [7; 10]);
+        drop(part);
+        let again = take(777_777);
+        assert_eq!((again.as_ptr(), again.len()), (at, 0));
+    }
+
+    #[test]
+    fn small_ones_are_left_to_the_allocator() {
+        assert_eq!(take(100).capacity(), 100);
+        assert_eq!(share(BytesMut::from(&b"small"[..])), b"small"[..]);
+    }
+}
