@@ -113,7 +113,7 @@ impl EventBatch {
     }
 }
 
-/// One event. Cheap to clone; it keeps its batch (at most 256 KiB, or the event itself) in memory.
+/// One event. Cheap to clone; it keeps its batch (at most 512 KiB, or the event itself) in memory.
 #[derive(Clone)]
 pub struct Event {
     batch: Arc<EventBatch>,

@@ -21,7 +21,7 @@ pub use view::{BatchError, SealView, SealedBatch, SealedView, VerifiedSeal};
 /// The most events of a batch.
 pub const BATCH_EVENTS_MAX: usize = 4096;
 /// The most bytes of the body of a batch of several events, as sealed. One larger event goes alone.
-pub const BATCH_BODY_LEN_MAX: usize = 256 << 10;
+pub const BATCH_BODY_LEN_MAX: usize = 512 << 10;
 /// The most bytes of one event: payload, key and headers. Larger things are blobs.
 pub const EVENT_LEN_MAX: usize = 1 << 20;
 /// The most bytes of an event's key.

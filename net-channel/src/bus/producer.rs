@@ -79,6 +79,10 @@ struct Unreplicated {
 
 /// How long an event waits to be stored on other nodes before it is acknowledged with what is true of it.
 pub(crate) const REPLICAS_TIMEOUT: Duration = Duration::from_secs(10);
+/// So many events in a batch have come together.
+const TOGETHER: usize = 4;
+/// After so many batches of fewer events an event goes at once, and not after those who are about to publish another.
+const FEW_MAX: u32 = 8;
 /// The most batches that wait to be stored on other nodes; the oldest are acknowledged with what is true of them.
 const UNREPLICATED_MAX: usize = 65_536;
 
@@ -322,9 +326,14 @@ impl Producer {
 
     /// The task: seals and sends until the producer is closed and its queue empty.
     pub(crate) async fn run(self: Arc<Self>, endpoint: Endpoint, given: Arc<Given>) {
+        let mut few = FEW_MAX;
         loop {
             if !self.is_staged(&endpoint).await {
                 return;
+            }
+            if few < FEW_MAX {
+                // Many have come together lately: whoever is about to publish does so first, and one signature is for all.
+                tokio::task::yield_now().await;
             }
             // Room is waited for before the batch is taken, so that it grows meanwhile, and right before it is sent, so
             // that many producers on one link do not all take the same room.
@@ -332,6 +341,7 @@ impl Producer {
             let Some(open) = self.take_staged() else { continue };
             let Open { mut builder, mut ack, after } = open;
             let bytes = builder.len_bytes();
+            few = if builder.events() < TOGETHER { few.saturating_add(1) } else { 0 };
             match self.carry(&mut builder, after, ack.shared(), &endpoint, &given).await {
                 Ok(()) => drop(ack.hand_on()),
                 Err(error) => {

@@ -119,7 +119,7 @@ fn a_batch_ends_at_4096_events() {
 }
 
 #[test]
-fn a_batch_ends_at_256_kib_and_one_larger_event_goes_alone() {
+fn a_batch_ends_at_512_kib_and_one_larger_event_goes_alone() {
     let fixture = Fixture::new();
     let mut builder = BatchBuilder::new();
     while builder.push(&[7; 1_000], None, &[], TIME).is_ok() {}
