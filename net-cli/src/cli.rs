@@ -72,10 +72,13 @@ enum Command {
     Channels(command::channels::Channels),
     Doctor(command::doctor::Doctor),
     Log(command::log::Log),
+    Bench(command::bench::Bench),
     Demo(demo::Demo),
     Completions(command::completions::Completions),
     #[command(hide = true)]
     DemoRole(demo::role::Role),
+    #[command(hide = true)]
+    BenchSubscriber(command::bench::subscriber::Subscriber),
 }
 
 impl Global {
@@ -134,9 +137,11 @@ impl Cli {
             Command::Channels(command) => command.run(global).await,
             Command::Doctor(command) => command.run(global).await,
             Command::Log(command) => command.run(global).await,
+            Command::Bench(command) => command.run(global).await,
             Command::Demo(command) => command.run(global).await,
             Command::Completions(command) => command.run(),
             Command::DemoRole(command) => command.run().await,
+            Command::BenchSubscriber(command) => command.run().await,
         }
     }
 }

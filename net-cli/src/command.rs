@@ -1,5 +1,6 @@
 //! The commands, one a file.
 
+pub(crate) mod bench;
 pub(crate) mod channels;
 pub(crate) mod completions;
 pub(crate) mod doctor;

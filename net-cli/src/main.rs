@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod access;
+mod child;
 mod cli;
 mod command;
 mod control;
@@ -12,6 +13,7 @@ mod host;
 mod http;
 mod output;
 mod start;
+mod text;
 
 use std::process::ExitCode;
 

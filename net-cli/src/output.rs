@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
@@ -136,6 +137,14 @@ pub(crate) fn failure(failure: &Failure, json: bool) {
             None => Ok(()),
         })
     };
+}
+
+/// How a command ends that has printed what it found: well also if nobody wanted to read all of it.
+pub(crate) fn printed(result: io::Result<()>, code: ExitCode) -> Result<ExitCode, Failure> {
+    match result {
+        Err(error) if !is_reader_gone(&error) => Err(error.into()),
+        _ => Ok(code),
+    }
 }
 
 /// Whether an error only says that the reader of our output has gone, as `net sub … | head -1` makes it.

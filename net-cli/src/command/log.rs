@@ -7,11 +7,9 @@ mod read;
 mod rows;
 mod stat;
 mod target;
-mod text;
 mod trim;
 mod verify;
 
-use std::io;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
@@ -19,7 +17,7 @@ use net::redex::ReadError;
 
 use crate::cli::Global;
 use crate::failure::{Failure, chain};
-use crate::output::is_reader_gone;
+use crate::output::printed;
 
 /// Read, check and look after the logs on this node's disk
 ///
@@ -63,12 +61,4 @@ impl Log {
 /// Why the disk gave no answer.
 fn unreadable(error: &ReadError) -> Failure {
     Failure::new(chain(error)).next("the same command again; if that fails too, look at the disk: `dmesg`")
-}
-
-/// How a command ends that has printed what it found: well also if nobody wanted to read all of it.
-fn printed(result: io::Result<()>, code: ExitCode) -> Result<ExitCode, Failure> {
-    match result {
-        Err(error) if !is_reader_gone(&error) => Err(error.into()),
-        _ => Ok(code),
-    }
 }

@@ -308,9 +308,21 @@ fn completions_and_help_are_there_for_every_command() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         assert!(node.run(&["completions", shell]).ok().contains("doctor"), "{shell}");
     }
-    for command in
-        ["up", "pub", "sub", "ticket", "join", "id", "peers", "channels", "doctor", "log", "demo", "completions"]
-    {
+    for command in [
+        "up",
+        "pub",
+        "sub",
+        "ticket",
+        "join",
+        "id",
+        "peers",
+        "channels",
+        "doctor",
+        "log",
+        "bench",
+        "demo",
+        "completions",
+    ] {
         let help = node.run(&[command, "--help"]).ok();
         assert!(help.contains("Examples:") && help.contains(&format!("net {command}")), "{help}");
     }

@@ -104,10 +104,7 @@ impl Node {
 
     /// Asks until it is linked to somebody.
     pub(crate) fn wait_for_link(&self) {
-        let deadline = Instant::now() + DEADLINE;
-        while !self.run(&["peers", "--json"]).ok().contains("\"linked\":true") {
-            assert!(Instant::now() < deadline, "no link");
-        }
+        until("there is a link", || self.run(&["peers", "--json"]).ok().contains("\"linked\":true"));
     }
 
     pub(crate) fn ticket(&self) -> String {
@@ -237,9 +234,12 @@ impl Running {
         self.stdin = None;
     }
 
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_child(&self.process)
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
-        let pid = Pid::from_child(&self.process);
-        kill_process(pid, signal).expect("it runs");
+        kill_process(self.pid(), signal).expect("it runs");
     }
 
     /// As by `kill -9`, waited for.
@@ -285,6 +285,16 @@ impl Drop for Running {
         // It may have ended already.
         let _ = self.process.kill();
         let _ = self.process.wait();
+    }
+}
+
+/// Asks until it is so.
+#[track_caller]
+pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "not so: {what}");
+        std::thread::yield_now();
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod abuse;
 mod basics;
+mod bench;
 mod demo;
 mod harness;
 mod keep;

@@ -50,6 +50,18 @@ fn commands_that_are_typed_wrongly() {
         (&["up", "--keep", "a b"], "`a b` is no pattern", "quakes/*"),
         (&["demo", "--sabotage", "nicely"], "invalid value 'nicely'", "forge"),
         (&["demo-role"], "part of `net demo`", "net demo"),
+        (&["bench"], "requires a subcommand", "pub, latency, log"),
+        (&["bench", "rpc"], "unrecognized subcommand", "--help"),
+        (&["bench-subscriber"], "part of `net bench`", "net bench pub"),
+        (&["bench", "pub", "--size", "0"], "events of 0 bytes cannot be measured", "--size 1KiB"),
+        (&["bench", "pub", "--size", "2MiB"], "16 B to 1 MiB", "--size 1KiB"),
+        (&["bench", "pub", "--size", "64,large"], "`large` is no size", "--size 1KiB"),
+        (&["bench", "pub", "--secs", "0"], "`0` is no time to measure", "--secs 2"),
+        (&["bench", "pub", "--rounds", "0"], "0 is not in 1..=100", "--help"),
+        (&["bench", "pub", "--subscribers", "0"], "0 is not in 1..=32", "--help"),
+        (&["bench", "latency", "--rate", "0"], "0 is not in 1..=1000000", "--help"),
+        (&["bench", "latency", "--size", "15"], "events of 15 bytes cannot be measured", "--size 1KiB"),
+        (&["bench", "log", "--secs", "forever"], "`forever` is no time to measure", "--secs 2"),
     ];
     for (args, says, next) in wrong {
         check(&node.run(args), 2, says, next);

@@ -7,10 +7,10 @@ use net::redex::{CompactError, Compaction};
 
 use super::printed;
 use super::target::{Located, Target};
-use super::text::{count, size};
 use crate::cli::Global;
 use crate::failure::{Failure, chain};
 use crate::output::Output;
+use crate::text::{count, size};
 
 /// Give up what later events of the same key have superseded
 ///

@@ -11,11 +11,11 @@ use serde::Serialize;
 
 use super::rows::{RowPrinter, Rows, Stop};
 use super::target::Target;
-use super::text::{count, size};
 use super::unreadable;
 use crate::cli::Global;
 use crate::failure::Failure;
 use crate::output::{Output, is_reader_gone};
+use crate::text::{count, size};
 
 /// Write a log to a file, or `-` for the standard output
 ///

@@ -10,11 +10,11 @@ use net::state::StateDir;
 use serde::Serialize;
 
 use super::target::Located;
-use super::text::{ago, ms, size, table};
 use super::{printed, unreadable};
 use crate::cli::Global;
 use crate::failure::Failure;
 use crate::output::{Look, Output, To};
+use crate::text::{ago, ms, size, table};
 
 /// List the logs of this node
 ///

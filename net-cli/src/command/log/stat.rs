@@ -9,11 +9,11 @@ use serde::Serialize;
 
 use super::rows::origin_name;
 use super::target::{Located, Target};
-use super::text::{count, ms, size, table, time};
 use super::{printed, unreadable};
 use crate::cli::Global;
 use crate::failure::Failure;
 use crate::output::{Look, Output, To};
+use crate::text::{count, ms, size, table, time};
 
 /// Show everything about a log: offsets, origins, segments, damage, keys
 ///

@@ -10,12 +10,12 @@ use serde::Serialize;
 
 use super::read::offset;
 use super::target::Target;
-use super::text::{count, parse_size, size, time};
 use super::{printed, unreadable};
 use crate::cli::Global;
 use crate::failure::{Failure, chain};
 use crate::output::Output;
 use crate::start::since;
+use crate::text::{count, parse_size, size, time};
 
 /// Give up the beginning of a log
 ///

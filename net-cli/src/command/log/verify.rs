@@ -13,11 +13,11 @@ use serde::{Deserialize, Serialize};
 
 use super::rows::origin_name;
 use super::target::{Located, Target};
-use super::text::{count, size};
 use super::{printed, unreadable};
 use crate::cli::Global;
 use crate::failure::Failure;
 use crate::output::{Look, Output, To};
+use crate::text::{count, size};
 
 /// Check a log: every checksum, that each batch continues the one before it, and every signature
 ///

@@ -7,7 +7,7 @@ use crate::start::TIME_MS_MAX;
 const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
 
 /// A size: `17 B`, `1.2 MiB`.
-pub(super) fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     let mut unit = 0;
     let mut tenths = u128::from(bytes) * 10;
     // What would be rounded up to 1024.0 is one of the next unit.
@@ -19,7 +19,7 @@ pub(super) fn size(bytes: u64) -> String {
 }
 
 /// Reads a size: `4096`, `64MiB`, `1.5 GB`; k, M, G, T, with or without B, are thousands, with an i they are 1024s.
-pub(super) fn parse_size(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let wrong = || format!("`{text}` is no size: `64MiB`, `1GB` or a number of bytes");
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
@@ -39,7 +39,7 @@ pub(super) fn parse_size(text: &str) -> Result<u64, String> {
 }
 
 /// A number and what it counts: `1 event`, `2 events`.
-pub(super) fn count(n: u64, what: &str) -> String {
+pub(crate) fn count(n: u64, what: &str) -> String {
     let ending = match what {
         _ if n == 1 => "",
         "batch" => "es",
@@ -48,20 +48,37 @@ pub(super) fn count(n: u64, what: &str) -> String {
     format!("{n} {what}{ending}")
 }
 
+/// A number in three digits: `0.12`, `99.5`, `1.23 M`.
+pub(crate) fn number(n: f64) -> String {
+    let (n, unit) = match n {
+        // What would be rounded up to 1000 is 1 of the next unit.
+        n if n < 999.5 => (n, ""),
+        n if n < 999_500.0 => (n / 1e3, " k"),
+        n if n < 999_500_000.0 => (n / 1e6, " M"),
+        n => (n / 1e9, " G"),
+    };
+    let digits = match n {
+        n if n < 9.995 => 2,
+        n if n < 99.95 => 1,
+        _ => 0,
+    };
+    format!("{n:.digits$}{unit}")
+}
+
 /// A time of a log, in unix nanoseconds, as date and time in UTC.
-pub(super) fn time(ns: u64) -> String {
+pub(crate) fn time(ns: u64) -> String {
     let at = UNIX_EPOCH + Duration::from_millis(ms(ns).min(TIME_MS_MAX));
     let text = humantime::format_rfc3339_seconds(at).to_string();
     text.replace('T', " ").replace('Z', "")
 }
 
 /// A time of a log, in unix nanoseconds, in milliseconds.
-pub(super) fn ms(ns: u64) -> u64 {
+pub(crate) fn ms(ns: u64) -> u64 {
     ns / 1_000_000
 }
 
 /// How long ago a time is, in one unit: `5s`, `3h`, `12d`.
-pub(super) fn ago(ns: u64, now: SystemTime) -> String {
+pub(crate) fn ago(ns: u64, now: SystemTime) -> String {
     let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
     let secs = now.saturating_sub(Duration::from_nanos(ns)).as_secs();
     match secs {
@@ -74,7 +91,7 @@ pub(super) fn ago(ns: u64, now: SystemTime) -> String {
 }
 
 /// Lines of columns that are as wide as they must be; the first is aligned to the left, the others to the right.
-pub(super) fn table(rows: &[Vec<String>]) -> Vec<String> {
+pub(crate) fn table(rows: &[Vec<String>]) -> Vec<String> {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
     let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
@@ -127,6 +144,24 @@ mod tests {
         }
         for text in ["", "B", "MiB", "-1", "1.5", "64 MiBs", "64 kk", "1 i", "1ib", "99999999999G"] {
             assert!(parse_size(text).is_err_and(|e| e.contains("64MiB")), "{text}");
+        }
+    }
+
+    #[test]
+    fn numbers_have_three_digits_and_a_unit() {
+        for (n, text) in [
+            (0.0, "0.00"),
+            (0.125, "0.12"),
+            (9.996, "10.0"),
+            (99.96, "100"),
+            (999.4, "999"),
+            (999.6, "1.00 k"),
+            (1_234.0, "1.23 k"),
+            (999_600.0, "1.00 M"),
+            (2_345_678.0, "2.35 M"),
+            (12.3e9, "12.3 G"),
+        ] {
+            assert_eq!(number(n), text);
         }
     }
 
