@@ -114,7 +114,8 @@ impl Context {
 pub(crate) async fn play(spec: Spec) -> Result<()> {
     let mut context = Context { spec, input: BufReader::new(tokio::io::stdin()).lines() };
     match context.spec.role {
-        Role::Publisher => drivers::publisher(context).await,
+        // In a task of the runtime, as servers publish; the thread that blocks on it is none of its workers.
+        Role::Publisher => tokio::spawn(drivers::publisher(context)).await?,
         Role::Subscriber => subscriber(context).await,
         Role::Node => drivers::other_node(context).await,
         Role::Appender => {
