@@ -110,7 +110,7 @@ impl Driver {
         match self {
             Self::Ours => {
                 "net, defaults: sealed end to end, signed, verified before delivery; an append is acknowledged when it is on \
-                 the publisher's disk and on a keeper's, a replay comes out of the producer's log over the link"
+                 the disk of a keeper, another process, a replay comes out of the producer's log over the link"
             }
             Self::Redex => {
                 "the log alone, no link: net-redex, embedded, defaults: sealed and signed, one sync for all that wait; verified when read: on disk"
@@ -124,7 +124,9 @@ impl Driver {
             }
             Self::ZenohTcp => "zenoh-tls with plain TCP",
             Self::ZenohQuic => "zenoh-tls with QUIC",
-            Self::NatsTls => "nats-server, core subjects, TLS 1.3 by rustls and ring; the client's defaults",
+            Self::NatsTls => {
+                "nats-server, core subjects, TLS 1.3 by rustls and ring; the client's defaults, with room for 1 M messages"
+            }
             Self::Nats => "nats-server, core subjects, plain TCP; the client's defaults",
             Self::NetMesh => "net-mesh, its defaults (fire and forget), a sink on the receive path, one event a call",
             Self::NetMeshReliable => "net-mesh with reliable streams, else as above",

@@ -114,8 +114,8 @@ pub(crate) async fn other_node(mut context: Context) -> Result<()> {
 pub(crate) async fn append(spec: &Spec) -> Result<Appended> {
     let Job::Append { in_flight } = spec.job else { bail!("this is no append") };
     let ticket = spec.node.as_deref().context("a keeper is needed")?.parse()?;
-    let node = builder().dir(producer_dir(spec)).ticket(ticket).start().await?;
-    let channel = node.channel(CHANNEL).persist(LogConfig::default()).replicas(1).open().await?;
+    let node = builder().ephemeral().ticket(ticket).start().await?;
+    let channel = node.channel(CHANNEL).replicas(1).open().await?;
     ensure!(channel.wait_for_subscribers(1, MEET_MAX).await, "the keeper did not come");
     let mut payload = Payload::new(spec.payload_len);
     replicated(channel.publish(payload.probe()).await?).await?;
