@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use net_identity::EntityId;
-use net_transport::MeshId;
+use net_transport::{FRAME_LEN_MAX, MeshId};
 
 use crate::core::{Cursor, SeqRange};
 use crate::{BatchHash, ChannelHash, ChannelName, SenderKey};
@@ -28,6 +28,11 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// The first: nothing has changed, and the same place may be taken by another batch. The second: whether the batch is
     /// there is not known.
     fn enqueue<'a>(&'a self, frame: &'a [u8], expected: Option<u64>) -> StoreFuture<'a, StoreFuture<'static, Stored>>;
+
+    /// The most bytes of a batch that it takes: what a producer whose log this is keeps to.
+    fn batch_len_max(&self) -> usize {
+        FRAME_LEN_MAX
+    }
 
     /// How many events are kept.
     fn events(&self) -> u64;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use curve25519_dalek::constants::ED25519_BASEPOINT_TABLE;
 use curve25519_dalek::edwards::{CompressedEdwardsY, EdwardsBasepointTable, EdwardsPoint};
@@ -13,8 +13,32 @@ use sha2::{Digest as _, Sha512};
 
 use crate::EntityId;
 
-/// Signatures after which a table is worth its making, which takes as long as some 30 of them.
+/// Good signatures after which a table is worth its making, which takes as long as some 30 of them.
 const TABLE_AFTER: u32 = 64;
+/// Tables in this process: 8 MiB. Keys beyond have none.
+const TABLES_MAX: usize = 256;
+
+static TABLES: AtomicUsize = AtomicUsize::new(0);
+
+/// Multiples of a point, and its place among those that there may be.
+struct Table(EdwardsBasepointTable);
+
+impl Table {
+    /// Nothing if there are too many.
+    fn new(point: &EdwardsPoint) -> Option<Box<Self>> {
+        if TABLES.fetch_add(1, Ordering::Relaxed) >= TABLES_MAX {
+            TABLES.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(Box::new(Self(EdwardsBasepointTable::create(point))))
+    }
+}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        TABLES.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// What checks signatures of one entity: its id for a few, a [`PreparedKey`] for many.
 pub trait VerifySignature {
@@ -39,14 +63,15 @@ impl VerifySignature for EntityId {
 }
 
 /// An entity's key, prepared for checking many signatures: it accepts exactly what [`EntityId::verify`] accepts, in two
-/// thirds of the time once it has checked 64 of them. It takes 30 KiB then.
+/// thirds of the time once 64 of them were good. It takes 30 KiB then; only 256 keys of a process do.
 pub struct PreparedKey {
     id: EntityId,
     /// The point, negated; nothing if the bytes are no key, or one of small order.
     minus: Option<EdwardsPoint>,
-    checked: AtomicU32,
-    /// Multiples of `minus`.
-    table: OnceLock<Box<EdwardsBasepointTable>>,
+    /// Signatures that were good, up to [`TABLE_AFTER`].
+    good: AtomicU32,
+    /// Multiples of `minus`, once there is reason and room for them.
+    table: OnceLock<Option<Box<Table>>>,
 }
 
 impl PreparedKey {
@@ -54,17 +79,17 @@ impl PreparedKey {
     #[must_use]
     pub fn new(id: EntityId) -> Self {
         let point = CompressedEdwardsY(*id.as_bytes()).decompress().filter(|point| !point.is_small_order());
-        Self { id, minus: point.map(|point| -point), checked: AtomicU32::new(0), table: OnceLock::new() }
+        Self { id, minus: point.map(|point| -point), good: AtomicU32::new(0), table: OnceLock::new() }
     }
 
     /// s·B − h·A (RFC 8032 §5.1.7), which is R if the signature is good. All of it is public.
     fn expected(&self, minus: &EdwardsPoint, h: &Scalar, s: &Scalar) -> EdwardsPoint {
-        if self.checked.load(Ordering::Relaxed) < TABLE_AFTER {
-            self.checked.fetch_add(1, Ordering::Relaxed);
-            return EdwardsPoint::vartime_double_scalar_mul_basepoint(h, minus, s);
+        let often = self.good.load(Ordering::Relaxed) >= TABLE_AFTER;
+        let table = if often { self.table.get_or_init(|| Table::new(minus)).as_deref() } else { None };
+        match table {
+            Some(Table(table)) => table * h + ED25519_BASEPOINT_TABLE * s,
+            None => EdwardsPoint::vartime_double_scalar_mul_basepoint(h, minus, s),
         }
-        let table = self.table.get_or_init(|| Box::new(EdwardsBasepointTable::create(minus)));
-        &**table * h + ED25519_BASEPOINT_TABLE * s
     }
 }
 
@@ -82,7 +107,13 @@ impl VerifySignature for PreparedKey {
         let h = Scalar::from_bytes_mod_order_wide(&hash.finalize().into());
         let expected = self.expected(minus, &h, &s);
         // Equal bytes: R is a point in its one proper encoding, so what holds of the one holds of the other.
-        if expected.compress().as_bytes() == r && !expected.is_small_order() { Ok(()) } else { Err(BadSignature) }
+        if expected.compress().as_bytes() != r || expected.is_small_order() {
+            return Err(BadSignature);
+        }
+        if self.good.load(Ordering::Relaxed) < TABLE_AFTER {
+            self.good.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
     }
 }
 
@@ -104,7 +135,7 @@ mod tests {
         let strict = id.verify(message, signature);
         let prepared = PreparedKey::new(id);
         assert_eq!(prepared.verify_signature(message, signature), strict, "without a table");
-        prepared.checked.store(TABLE_AFTER, Ordering::Relaxed);
+        prepared.good.store(TABLE_AFTER, Ordering::Relaxed);
         assert_eq!(prepared.verify_signature(message, signature), strict, "with a table");
         strict.is_ok()
     }
@@ -132,12 +163,16 @@ mod tests {
         let key = EntityKey::from_secret(&[4; 32]);
         let prepared = PreparedKey::new(key.id());
         for n in 0..2 * TABLE_AFTER {
+            assert_eq!(prepared.verify_signature(b"another", &[0; 64]), Err(BadSignature));
+        }
+        assert_eq!(prepared.good.load(Ordering::Relaxed), 0, "what is forged buys no table");
+        for n in 0..2 * TABLE_AFTER {
             let message = n.to_le_bytes();
             let signature = key.sign(&message).expect("a key in memory signs");
             assert_eq!(prepared.verify_signature(&message, &signature), Ok(()));
             assert_eq!(prepared.verify_signature(b"another", &signature), Err(BadSignature));
         }
-        assert!(prepared.table.get().is_some());
+        assert!(prepared.table.get().is_some_and(Option::is_some));
     }
 
     /// What `s` would have to be so that R = s·B − h·A for the A and R of these bytes.

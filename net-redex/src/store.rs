@@ -119,6 +119,10 @@ impl Store for Log {
         Self::keys(self, origin)
     }
 
+    fn batch_len_max(&self) -> usize {
+        self.core.config.batch_len_max().try_into().unwrap_or(usize::MAX)
+    }
+
     fn add_origin(&self, origin: &EntityId) -> Result<(), StoreError> {
         Self::add_origin(self, *origin).map_err(ring_error)
     }

@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use net_channel::{
-    BatchBuilder, BatchHash, HlcClock, PushError, SealError, SealParams, SenderKey, SeqsExhausted, first_seq,
+    BatchBuilder, BatchHash, HlcClock, PushError, SEAL_LEN, SealError, SealParams, SenderKey, SeqsExhausted, first_seq,
 };
 use net_identity::Signer;
-use net_transport::{Priority, Visibility};
+use net_transport::{HEADER_LEN, Priority, Visibility};
 
 use crate::core::lock;
 use crate::group::{Group, Waited, let_gather};
@@ -210,7 +210,8 @@ impl Writer {
         events: impl IntoIterator<Item = E>,
     ) -> Result<Option<Ack>, WriteError> {
         let mut first: Option<Ack> = None;
-        let mut builder = lock(&self.0.staging).builders.pop().unwrap_or_default();
+        let spare = lock(&self.0.staging).builders.pop();
+        let mut builder = spare.unwrap_or_else(|| self.0.builder());
         let now_ms = self.0.log.core.config.clock.now() / NANOS_PER_MS;
         let mut flush = |builder: &mut BatchBuilder| -> Result<(), WriteError> {
             if !builder.is_empty() {
@@ -254,6 +255,12 @@ impl Inner {
         lock(&self.staging)
     }
 
+    /// For batches that fit into a segment.
+    fn builder(&self) -> BatchBuilder {
+        let room = self.log.core.config.batch_len_max() - (HEADER_LEN + SEAL_LEN) as u64;
+        BatchBuilder::with_limit(room.try_into().unwrap_or(usize::MAX))
+    }
+
     /// Encodes the event into the open batch, or says whom to wait for until there is room.
     fn place(&self, event: &NewEvent<'_>) -> Result<Placed, WriteError> {
         let now_ms = self.log.core.config.clock.now() / NANOS_PER_MS;
@@ -264,9 +271,10 @@ impl Inner {
         }
         let time = staging.clock.tick(now_ms);
         let builders = &mut staging.builders;
-        let open = staging
-            .open
-            .get_or_insert_with(|| Open { builder: builders.pop().unwrap_or_default(), group: Arc::default() });
+        let open = staging.open.get_or_insert_with(|| Open {
+            builder: builders.pop().unwrap_or_else(|| self.builder()),
+            group: Arc::default(),
+        });
         let index = match open.builder.push(event.payload, event.key, event.headers, time) {
             Ok(index) => Some(index as u64),
             Err(PushError::Full) => None,

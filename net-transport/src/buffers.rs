@@ -9,6 +9,10 @@ use bytes::{Bytes, BytesMut};
 
 /// Smaller ones are left to the allocator.
 const LEN_MIN: usize = 64 << 10;
+/// One is taken for at most so much less, a part of it.
+const SPARE_PART: usize = 8;
+/// Frames begin at multiples of this.
+const ALIGN: usize = 16;
 /// Bytes that are kept at most.
 const KEPT_BYTES_MAX: usize = 4 << 20;
 
@@ -26,26 +30,29 @@ struct Kept {
 }
 
 impl Kept {
-    /// The smallest that has room, if that is not twice as much: memory is counted by what is in it.
+    /// The smallest that has room, if that is hardly more: memory is counted by what is in it.
     fn take(&mut self, len: usize) -> Option<BytesMut> {
-        let fits = |buffer: &&(usize, usize)| (len..=2 * len).contains(&buffer.0);
-        let sizes = self.buffers.iter().map(BytesMut::capacity).zip(0..).collect::<Vec<_>>();
-        let (size, at) = *sizes.iter().filter(fits).min()?;
+        let fits = |(size, _): &(usize, usize)| (len..=len + len / SPARE_PART).contains(size);
+        let (size, at) = self.buffers.iter().map(BytesMut::capacity).zip(0..).filter(fits).min()?;
         self.bytes -= size;
         Some(self.buffers.swap_remove(at))
     }
 
-    fn give(&mut self, mut buffer: BytesMut) {
+    /// Keeps a buffer, or gives it back to be freed.
+    fn give(&mut self, mut buffer: BytesMut) -> Option<BytesMut> {
+        buffer.clear();
         let size = buffer.capacity();
-        if size >= LEN_MIN && self.bytes + size <= KEPT_BYTES_MAX {
-            buffer.clear();
-            self.bytes += size;
-            self.buffers.push(buffer);
+        let aligned = buffer.as_ptr().addr().is_multiple_of(ALIGN);
+        if size < LEN_MIN || !aligned || self.bytes + size > KEPT_BYTES_MAX {
+            return Some(buffer);
         }
+        self.bytes += size;
+        self.buffers.push(buffer);
+        None
     }
 }
 
-/// An empty buffer with room for `len` bytes, and for at most twice as many.
+/// An empty buffer with room for `len` bytes, and for at most an eighth more.
 #[must_use]
 pub fn take(len: usize) -> BytesMut {
     let kept = if len < LEN_MIN { None } else { kept().take(len) };
@@ -68,7 +75,9 @@ impl AsRef<[u8]> for Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        kept().give(std::mem::take(&mut self.0));
+        let rejected = kept().give(std::mem::take(&mut self.0));
+        // Freed when nobody waits for it.
+        drop(rejected);
     }
 }
 
@@ -81,25 +90,36 @@ mod tests {
     }
 
     #[test]
-    fn smallest_that_fits_is_used_again_and_none_of_twice_the_size() {
+    fn smallest_that_fits_is_used_again_and_none_that_is_much_larger() {
         let mut kept = Kept::default();
-        for len in [300_000, 100_000, 200_000] {
-            kept.give(buffer(len));
+        for len in [210_000, 100_000, 200_000] {
+            assert!(kept.give(buffer(len)).is_none());
         }
-        assert!(kept.take(400_000).is_none());
-        assert_eq!(kept.take(150_000).map(|b| b.capacity()), Some(200_000));
-        assert_eq!(kept.take(150_000).map(|b| b.capacity()), Some(300_000));
-        assert!(kept.take(40_000).is_none());
+        assert!(kept.take(220_000).is_none());
+        assert!(kept.take(150_000).is_none());
+        assert_eq!(kept.take(190_000).map(|b| b.capacity()), Some(200_000));
+        assert_eq!(kept.take(190_000).map(|b| b.capacity()), Some(210_000));
+        assert!(kept.take(80_000).is_none());
         assert_eq!(kept.bytes, 100_000);
+    }
+
+    #[test]
+    fn one_that_is_not_aligned_is_not_kept() {
+        let mut kept = Kept::default();
+        let mut shifted = buffer(200_016);
+        shifted.extend_from_slice(&[7; 100]);
+        let _ = shifted.split_to(4);
+        assert!(kept.give(shifted).is_some());
+        assert_eq!(kept.bytes, 0);
     }
 
     #[test]
     fn what_is_kept_is_bounded() {
         let mut kept = Kept::default();
-        kept.give(buffer(LEN_MIN - 1));
+        assert!(kept.give(buffer(LEN_MIN - 1)).is_some());
         assert_eq!(kept.bytes, 0);
-        for _ in 0..100 {
-            kept.give(buffer(1 << 20));
+        for n in 0..100 {
+            assert_eq!(kept.give(buffer(1 << 20)).is_some(), n >= 4);
         }
         assert_eq!((kept.bytes, kept.buffers.len()), (KEPT_BYTES_MAX, 4));
     }

@@ -16,7 +16,7 @@ use crate::{Admission, StaticBinding};
 /// Bytes that one stream may have in flight to us.
 pub(crate) const STREAM_WINDOW: u32 = 2 << 20;
 /// Bytes that one connection may have in flight to us; grown by a stream window for each lane that is stalled.
-pub(crate) const CONNECTION_WINDOW: u32 = 4 << 20;
+pub(crate) const CONNECTION_WINDOW: u32 = 8 << 20;
 /// Bytes that we keep for a neighbour to acknowledge.
 const SEND_WINDOW: u64 = 8 << 20;
 /// quinn sends batches of ten packets, and the kernel refuses batches over 64 KiB.

@@ -22,12 +22,14 @@ const HEADROOM_PARENTS: usize = 10;
 const HEADROOM: usize = head_len(HEADROOM_PARENTS);
 /// The least room that a new buffer has, in bytes: one small event.
 const CAPACITY_MIN: usize = 1 << 10;
+/// The most bytes of memory that a cleared builder keeps.
+const KEPT_MAX: usize = 64 << 10;
 
 /// Collects events and seals them as one batch.
 ///
 /// Events are encoded into one buffer as they are pushed; header, seal and parents go into the room left before them, and
 /// the body is sealed in place. A builder is used again and again: it learns how large batches are.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct BatchBuilder {
     /// Headroom, then records.
     buffer: BytesMut,
@@ -35,8 +37,16 @@ pub struct BatchBuilder {
     offsets: Vec<U32>,
     /// Time of the first event.
     time: Hlc,
-    /// Bytes of the last frame that was given away with its buffer.
+    /// Bytes of the last frames, as far as can be told.
     expected_len: usize,
+    /// The most bytes of a body of several events, as sealed.
+    body_len_max: usize,
+}
+
+impl Default for BatchBuilder {
+    fn default() -> Self {
+        Self::with_limit(BATCH_BODY_LEN_MAX)
+    }
 }
 
 /// Why an event was not taken. It is the caller's fault, except for [`PushError::Full`], which is nobody's.
@@ -186,6 +196,19 @@ impl BatchBuilder {
         Self::default()
     }
 
+    /// A builder without events, whose batches of several events have a body of at most so many bytes, and of at most
+    /// [`BATCH_BODY_LEN_MAX`]. One larger event goes alone.
+    #[must_use]
+    pub fn with_limit(body_len_max: usize) -> Self {
+        Self {
+            buffer: BytesMut::new(),
+            offsets: Vec::new(),
+            time: Hlc::default(),
+            expected_len: 0,
+            body_len_max: body_len_max.min(BATCH_BODY_LEN_MAX),
+        }
+    }
+
     /// Are there no events?
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -210,7 +233,7 @@ impl BatchBuilder {
     /// Would even the smallest event be refused?
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.offsets.len() == BATCH_EVENTS_MAX || self.len_bytes() + RECORD_LEN + OFFSET_LEN > BATCH_BODY_LEN_MAX
+        self.offsets.len() == BATCH_EVENTS_MAX || self.len_bytes() + RECORD_LEN + OFFSET_LEN > self.body_len_max
     }
 
     /// Encodes an event at the end of the batch; gives back its place, 0 first.
@@ -298,7 +321,7 @@ impl BatchBuilder {
             return Ok(0);
         }
         let len = self.len_bytes() + record_len + OFFSET_LEN;
-        if self.offsets.len() == BATCH_EVENTS_MAX || len > BATCH_BODY_LEN_MAX {
+        if self.offsets.len() == BATCH_EVENTS_MAX || len > self.body_len_max {
             return Err(PushError::Full);
         }
         if HEADROOM + len > self.buffer.capacity() {
@@ -320,14 +343,17 @@ impl BatchBuilder {
     /// Moves to a larger buffer, twice as large and up to the largest that a batch of several events needs.
     #[cold]
     fn grow(&mut self, least: usize) {
-        let twice = (2 * self.buffer.capacity()).min(HEADROOM + BATCH_BODY_LEN_MAX);
+        let twice = (2 * self.buffer.capacity()).min(HEADROOM + self.body_len_max);
         let mut larger = buffers::take(least.max(twice));
         larger.extend_from_slice(&self.buffer);
         drop(buffers::share(std::mem::replace(&mut self.buffer, larger)));
     }
 
-    /// Forgets the events and keeps the memory.
+    /// Forgets the events and keeps their memory, unless that is much.
     pub fn clear(&mut self) {
+        if self.buffer.capacity() > KEPT_MAX {
+            drop(buffers::share(std::mem::take(&mut self.buffer)));
+        }
         self.buffer.clear();
         self.offsets.clear();
     }
@@ -439,7 +465,7 @@ impl BatchBuilder {
     /// Gives the frame away with its buffer where it fills most of it, else copies it and keeps the buffer.
     fn take_frame(&mut self, start: usize) -> Bytes {
         self.offsets.clear();
-        self.expected_len = self.buffer.len().next_multiple_of(CAPACITY_MIN);
+        self.expected_len = self.buffer.len().next_multiple_of(CAPACITY_MIN).max(self.expected_len / 2);
         if self.buffer.len() - start < self.buffer.capacity() / 2 {
             // A small frame must not keep a large buffer alive in caches and queues.
             let frame = Bytes::copy_from_slice(&self.buffer[start..]);

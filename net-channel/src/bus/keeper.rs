@@ -13,6 +13,7 @@ use net_transport::Pair;
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::batch::HEAD_LEN_MAX;
 use crate::bus::channel::ChannelOptions;
 use crate::bus::hub::Command;
 use crate::bus::producer::lock;
@@ -21,7 +22,7 @@ use crate::bus::stores::{PersistError, blocking};
 use crate::bus::subscription::Queue;
 use crate::bus::{Bus, NodeEvent};
 use crate::core::{Delivery, SeqRange, Source, SubId};
-use crate::{ChannelName, NameError, OpenStore, Pattern, Store, StoreError, StoreFuture, Stored};
+use crate::{BATCH_BODY_LEN_MAX, ChannelName, NameError, OpenStore, Pattern, Store, StoreError, StoreFuture, Stored};
 
 /// Batches of one channel that are on their way to the disk.
 const STORING_MAX: usize = 4_096;
@@ -52,6 +53,16 @@ pub struct KeptChannel {
     pub events: u64,
     /// Why nothing is stored at the moment; it is tried again every five seconds.
     pub failure: Option<String>,
+}
+
+/// The most bytes of a batch of several events.
+const BATCH_LEN_MAX: usize = HEAD_LEN_MAX + BATCH_BODY_LEN_MAX;
+
+/// A log that others' batches do not fit into.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("a batch of others may have {BATCH_LEN_MAX} bytes, and the log takes {limit}: give it larger segments")]
+struct TooSmall {
+    limit: usize,
 }
 
 /// Why channels are not kept.
@@ -203,6 +214,10 @@ async fn keep_channel(
 ) -> Result<(), PersistError> {
     let failed = |error| PersistError::Store { channel: name.clone(), error };
     let store = bus.inner.stores.open(bus.inner.endpoint.mesh(), name, config).await?;
+    if store.batch_len_max() < BATCH_LEN_MAX {
+        // Better no log than one with holes where others had much to say.
+        return Err(failed(StoreError::refused(TooSmall { limit: store.batch_len_max() })));
+    }
     let (from, me) = (store.clone(), bus.inner.signer.id());
     let (cursor, runs, is_mine) = blocking(move || {
         let cursor = from.cursor();

@@ -12,6 +12,7 @@ use net_transport::{Aead, Endpoint, MeshId, NodeId, Pair, Priority, Visibility};
 use tokio::sync::{Notify, broadcast};
 use tokio::time::Instant;
 
+use crate::batch::HEAD_LEN_MAX;
 use crate::bus::PublishError;
 use crate::bus::environment::Environment;
 use crate::bus::metrics::ProducerMetrics;
@@ -19,8 +20,8 @@ use crate::bus::receipt::{Ack, BatchAck, Receipt};
 use crate::bus::stores::blocking;
 use crate::core::{ANSWER_LEN_MAX, Answering, Cached, Fetching, Given, Publisher, SeqRange, Start, Subscriber};
 use crate::{
-    BatchBuilder, BatchHash, ChannelHash, ChannelName, Class, Hlc, HlcClock, PARENTS_MAX, Parent, PushError,
-    SealParams, Seek, SenderKey, Store, StoreError, Stored, Tick, TickParams,
+    BATCH_BODY_LEN_MAX, BatchBuilder, BatchHash, ChannelHash, ChannelName, Class, Hlc, HlcClock, PARENTS_MAX, Parent,
+    PushError, SealParams, Seek, SenderKey, Store, StoreError, Stored, Tick, TickParams,
 };
 
 /// Everything of a producer that its handles, its task and the streams of its subscribers share.
@@ -40,6 +41,8 @@ pub(crate) struct Producer {
     visibility: Visibility,
     priority: Priority,
     queue_bytes_max: usize,
+    /// The most bytes of a body of several events.
+    body_len_max: usize,
     staging: Mutex<Staging>,
     wake: Notify,
     room: Notify,
@@ -79,6 +82,8 @@ struct Unreplicated {
 
 /// How long an event waits to be stored on other nodes before it is acknowledged with what is true of it.
 pub(crate) const REPLICAS_TIMEOUT: Duration = Duration::from_secs(10);
+/// The most bytes of a body of several realtime events: what is lost or replaced at once.
+const REALTIME_BODY_LEN_MAX: usize = 64 << 10;
 /// So many events in a batch have come together.
 const TOGETHER: usize = 4;
 /// After so many batches of fewer events an event goes at once, and not after those who are about to publish another.
@@ -185,6 +190,13 @@ impl Producer {
             me,
             standing_in,
         } = making;
+        let of_class = match class {
+            Class::Reliable => BATCH_BODY_LEN_MAX,
+            Class::Realtime => REALTIME_BODY_LEN_MAX,
+        };
+        let of_store =
+            store.as_ref().map_or(BATCH_BODY_LEN_MAX, |store| store.batch_len_max().saturating_sub(HEAD_LEN_MAX));
+        let body_len_max = of_class.min(of_store);
         Self {
             name,
             pair,
@@ -199,7 +211,8 @@ impl Producer {
             visibility,
             priority,
             queue_bytes_max,
-            staging: Mutex::default(),
+            staging: Mutex::new(Staging { spare: BatchBuilder::with_limit(body_len_max), ..Staging::default() }),
+            body_len_max,
             wake: Notify::new(),
             room: Notify::new(),
             idle: Notify::new(),
@@ -247,7 +260,7 @@ impl Producer {
         let (index, cost) = match pushed {
             Some(pushed) => pushed,
             None => {
-                let builder = std::mem::take(&mut staging.spare);
+                let builder = std::mem::replace(&mut staging.spare, BatchBuilder::with_limit(self.body_len_max));
                 let mut open = Open { builder, ack: Ending::new(), after };
                 let pushed = open.push(&record, time)?.expect("an empty batch takes one event of any legal size");
                 staging.open.push_back(open);
@@ -356,10 +369,13 @@ impl Producer {
             builder.clear();
             staging.spare = builder;
             let room = staging.bytes <= self.queue_bytes_max / 4 * 3;
+            let waiting_room = staging.bytes < self.queue_bytes_max;
             drop(staging);
-            // Not at each batch: whoever waits is to put many events in the queue before it waits again.
+            // One at each batch, so that nobody starves beside those who never wait; all when there is room for many events.
             if room {
                 self.room.notify_waiters();
+            } else if waiting_room {
+                self.room.notify_one();
             }
             self.idle.notify_waiters();
         }

@@ -125,6 +125,46 @@ async fn history_beyond_memory_comes_from_the_log() {
     late.close().await;
 }
 
+/// A burst makes large batches, and none is larger than a segment.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_fits_into_small_segments() {
+    let temporary = tempfile::tempdir().expect("a temporary directory");
+    let node = start(&temporary.path().join("a")).await;
+    for segment_bytes in [64 << 10, 256 << 10] {
+        let config = LogConfig::default().sync(SyncPolicy::None).segment_bytes(segment_bytes);
+        let channel = node.channel(&format!("x/{segment_bytes}")).persist(config).open().await.expect("opens");
+        let mut receipts = Vec::new();
+        for _ in 0..2_000 {
+            receipts.push(channel.publish([7; 1_000]).await.expect("there is room"));
+        }
+        let mut stored = 0;
+        for receipt in receipts {
+            assert_eq!(receipt.await.expect("stored"), Ack::Buffered { offset: stored });
+            stored += 1;
+        }
+    }
+    node.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_keeper_whose_segments_are_too_small_for_others_says_so() {
+    let temporary = tempfile::tempdir().expect("a temporary directory");
+    let a = start(&temporary.path().join("a")).await;
+    let b = builder().dir(temporary.path().join("b")).ticket(a.ticket()).start().await.expect("starts");
+    let keeper = b.keep("**", LogConfig::default().segment_bytes(256 << 10)).await.expect("a pattern");
+    let _channel = a.channel("x").open().await.expect("opens");
+    let mut events = b.events();
+    let failure = loop {
+        if let Some(failure) = keeper.channels().first().and_then(|kept| kept.failure.clone()) {
+            break failure;
+        }
+        let _ = tokio::time::timeout(std::time::Duration::from_millis(50), events.next()).await;
+    };
+    assert!(failure.contains("segment"), "{failure}");
+    a.close().await;
+    b.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_keeper_has_the_bytes_of_the_producer_and_says_so() {
     let temporary = tempfile::tempdir().expect("a temporary directory");
