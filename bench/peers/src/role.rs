@@ -120,7 +120,8 @@ pub(crate) async fn play(spec: Spec) -> Result<()> {
         Role::Node => drivers::other_node(context).await,
         Role::Appender => {
             context.exchange(Value::Null).await?;
-            let appended = drivers::append(&context.spec).await?;
+            let spec = context.spec.clone();
+            let appended = tokio::spawn(async move { drivers::append(&spec).await }).await??;
             say("result", &serde_json::to_value(appended)?);
             Ok(())
         }

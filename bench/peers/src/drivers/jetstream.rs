@@ -36,9 +36,12 @@ async fn publish(
     more: impl FnMut(u64) -> bool,
 ) -> Result<u64> {
     let mut payload = Payload::new(payload_len);
-    let append = async |seq| {
-        let ack = context.publish(SUBJECT, Bytes::copy_from_slice(payload.event(seq, 0))).await?;
-        Ok(async move { ack.await.map(drop).map_err(Into::into) })
+    let append = |seq| {
+        let record = Bytes::copy_from_slice(payload.event(seq, 0));
+        async move {
+            let ack = context.publish(SUBJECT, record).await?;
+            Ok(async move { ack.await.map(drop).map_err(Into::into) })
+        }
     };
     append_while(in_flight, more, append).await
 }

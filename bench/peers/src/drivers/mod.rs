@@ -34,11 +34,15 @@ pub(crate) trait Publish: Send {
 
 /// Keeps `in_flight` appends unacknowledged until `more` says, of the next seq, that it is enough; then waits for all.
 /// `append` hands one over and gives what waits for its acknowledgement. Says how many there were.
-pub(crate) async fn append_while<A: Future<Output = Result<()>>>(
+pub(crate) async fn append_while<F, A>(
     in_flight: usize,
     mut more: impl FnMut(u64) -> bool,
-    mut append: impl AsyncFnMut(u64) -> Result<A>,
-) -> Result<u64> {
+    mut append: impl FnMut(u64) -> F,
+) -> Result<u64>
+where
+    F: Future<Output = Result<A>>,
+    A: Future<Output = Result<()>>,
+{
     let mut acks = FuturesUnordered::new();
     let (mut seq, mut acknowledged) = (0, 0);
     while more(seq) {
@@ -46,7 +50,8 @@ pub(crate) async fn append_while<A: Future<Output = Result<()>>>(
             acks.try_next().await?;
             acknowledged += 1;
         }
-        acks.push(append(seq).await?);
+        let ack = append(seq).await?;
+        acks.push(ack);
         seq += 1;
     }
     while acks.try_next().await?.is_some() {

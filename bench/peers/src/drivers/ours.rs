@@ -14,6 +14,7 @@ use ::net::state::StateDir;
 use ::net::transport::PeerState;
 use ::net::{Builder, Channel, Item, Node, NodeEvent, Subscription};
 use anyhow::{Context as _, Result, bail, ensure};
+use bytes::Bytes;
 
 use crate::drivers::{Guard, Publish, append_while};
 use crate::load::{Payload, Tally};
@@ -121,7 +122,11 @@ pub(crate) async fn append(spec: &Spec) -> Result<Appended> {
     replicated(channel.publish(payload.probe()).await?).await?;
     let begin = Instant::now();
     let end = begin + spec.duration();
-    let append = async |seq| Ok(replicated(channel.publish(payload.event(seq, 0)).await?));
+    let channel = &channel;
+    let append = |seq| {
+        let record = Bytes::copy_from_slice(payload.event(seq, 0));
+        async move { Ok(replicated(channel.publish(record).await?)) }
+    };
     let acknowledged = append_while(in_flight, |_| Instant::now() < end, append).await?;
     let secs = begin.elapsed().as_secs_f64();
     node.close().await;

@@ -154,9 +154,10 @@ pub(crate) async fn append(spec: &Spec) -> Result<Appended> {
     let mut payload = Payload::new(spec.payload_len);
     let begin = Instant::now();
     let end = begin + spec.duration();
-    let append = async |seq| {
+    let append = |seq| {
         let (mut connection, command) = (connection.clone(), add(None, payload.event(seq, 0)));
-        Ok(async move { send(&mut connection, &command).await.map(drop).map_err(Into::into) })
+        let sent = async move { send(&mut connection, &command).await.map(drop).map_err(Into::into) };
+        std::future::ready(Ok(sent))
     };
     let acknowledged = append_while(in_flight, |_| Instant::now() < end, append).await?;
     let secs = begin.elapsed().as_secs_f64();
