@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use data_encoding::BASE64;
 use net_transport::crypto::{self, ConnectionIds, Entropy, LinkIdentity};
-use net_transport::{Mesh, MeshId, NodeKeys, OpenAdmission, Psk, Seed};
+use net_transport::{Aead, Mesh, MeshId, NodeKeys, OpenAdmission, Psk, Seed};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::rustls::CipherSuite;
 use quinn::{
@@ -138,10 +138,14 @@ fn bare_endpoint(seed: [u8; 32]) -> EndpointConfig {
     config
 }
 
-/// ring, with the one cipher that we have too.
+/// ring, with the one cipher that our links have here too.
 fn provider() -> Arc<CryptoProvider> {
+    let ours = match Aead::fastest_here() {
+        Aead::ChaCha20Poly1305 => CipherSuite::TLS13_CHACHA20_POLY1305_SHA256,
+        Aead::Aes256Gcm => CipherSuite::TLS13_AES_256_GCM_SHA384,
+    };
     let mut provider = ring::default_provider();
-    provider.cipher_suites.retain(|suite| suite.suite() == CipherSuite::TLS13_CHACHA20_POLY1305_SHA256);
+    provider.cipher_suites.retain(|suite| suite.suite() == ours);
     Arc::new(provider)
 }
 

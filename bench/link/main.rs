@@ -20,7 +20,7 @@ use net_bench::{Quartiles, cpu_time, pin, version_of};
 use crate::report::Machine;
 
 #[derive(Debug, Parser)]
-#[command(name = "link", about = "Goodput of one bulk stream: ours against quinn with rustls and ChaCha20-Poly1305")]
+#[command(name = "link", about = "Goodput of one bulk stream: ours against quinn with rustls and the same cipher")]
 struct Args {
     /// Rounds, each with one run of everyone; at least 7 for a figure that is quoted.
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..))]
@@ -75,9 +75,9 @@ impl Kind {
     fn says(self) -> String {
         match self {
             Self::Ours => "net_transport::Endpoint, a stream of `open_bi`".to_owned(),
-            Self::Bare => format!("quinn {} with its Noise and ChaCha20-Poly1305", version_of("quinn")),
+            Self::Bare => format!("quinn {} with its Noise and packets", version_of("quinn")),
             Self::Peer => {
-                format!("the same quinn with rustls {} and ChaCha20-Poly1305 (ring)", version_of("rustls"))
+                format!("the same quinn with rustls {} and the same cipher (ring)", version_of("rustls"))
             }
         }
     }

@@ -5,7 +5,7 @@ use net_channel::{
     SealedBatch, SealedView,
 };
 use net_transport::{HEADER_LEN, Header, Priority, ShortId, Visibility, prf};
-use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use ring::aead::{AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 
 use crate::world::{World, flipped};
 
@@ -95,7 +95,8 @@ fn sealed(world: &World, data: &[u8]) -> Option<Vec<u8>> {
     let commit = blake3::derive_key("net batch key commit v1", &key);
     let associated = [&header.to_signed_bytes(), &seal[..48], &commit, salt, parents].concat();
     let mut body = plaintext.to_vec();
-    LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, &key).expect("32 bytes"))
+    let cipher = if seal[1] & 4 == 0 { &CHACHA20_POLY1305 } else { &AES_256_GCM };
+    LessSafeKey::new(UnboundKey::new(cipher, &key).expect("32 bytes"))
         .seal_in_place_append_tag(Nonce::assume_unique_for_key([0; 12]), Aad::from(&associated), &mut body)
         .expect("small");
 
@@ -134,6 +135,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         (1, SealParams { seq: 1_000, prev: BatchHash::ZERO, parents_cut: true, parents: &parents, ..params }),
         (2, SealParams { realtime: true, visibility: Visibility::Local, ..params }),
         (5, SealParams { parents: &parents[..1], ..params }),
+        (3, SealParams { aead: net_transport::Aead::Aes256Gcm, ..params }),
     ];
     shapes
         .iter()

@@ -16,7 +16,7 @@ use net_identity::EntityKey;
 use net_redex::{EventItem, Found, Log, LogConfig, Start, SyncPolicy};
 
 const PAYLOAD_LEN: usize = 256;
-/// With its 20 bytes of framing, 256 of these are one batch of 64 KiB.
+/// With its 20 bytes of framing, 256 of these are a batch of some 64 KiB.
 const IN_BATCH_LEN: usize = 232;
 
 fn main() {

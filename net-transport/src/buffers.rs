@@ -3,6 +3,7 @@
 //! A large frame lives for a fraction of a millisecond. Allocators give its pages back to the system and take fresh ones for
 //! the next, which the system clears: that takes longer than filling them. So a few are kept here, for the whole process.
 
+use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::{Bytes, BytesMut};
@@ -16,16 +17,16 @@ const ALIGN: usize = 16;
 /// Bytes that are kept at most.
 const KEPT_BYTES_MAX: usize = 4 << 20;
 
-static KEPT: Mutex<Kept> = Mutex::new(Kept { buffers: Vec::new(), bytes: 0 });
+static KEPT: Mutex<Kept> = Mutex::new(Kept { buffers: VecDeque::new(), bytes: 0 });
 
 fn kept() -> MutexGuard<'static, Kept> {
     KEPT.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Buffers without an owner.
+/// Buffers without an owner, the oldest first.
 #[derive(Default)]
 struct Kept {
-    buffers: Vec<BytesMut>,
+    buffers: VecDeque<BytesMut>,
     bytes: usize,
 }
 
@@ -35,20 +36,27 @@ impl Kept {
         let fits = |(size, _): &(usize, usize)| (len..=len + len / SPARE_PART).contains(size);
         let (size, at) = self.buffers.iter().map(BytesMut::capacity).zip(0..).filter(fits).min()?;
         self.bytes -= size;
-        Some(self.buffers.swap_remove(at))
+        self.buffers.remove(at)
     }
 
-    /// Keeps a buffer, or gives it back to be freed.
-    fn give(&mut self, mut buffer: BytesMut) -> Option<BytesMut> {
+    /// Keeps a buffer, and gives back what is to be freed: that one, or the oldest, whose size is perhaps of no use any more.
+    fn give(&mut self, mut buffer: BytesMut) -> Vec<BytesMut> {
         buffer.clear();
         let size = buffer.capacity();
         let aligned = buffer.as_ptr().addr().is_multiple_of(ALIGN);
-        if size < LEN_MIN || !aligned || self.bytes + size > KEPT_BYTES_MAX {
-            return Some(buffer);
+        if size < LEN_MIN || size > KEPT_BYTES_MAX || !aligned {
+            return vec![buffer];
         }
         self.bytes += size;
-        self.buffers.push(buffer);
-        None
+        self.buffers.push_back(buffer);
+        let mut freed = Vec::new();
+        while self.bytes > KEPT_BYTES_MAX
+            && let Some(oldest) = self.buffers.pop_front()
+        {
+            self.bytes -= oldest.capacity();
+            freed.push(oldest);
+        }
+        freed
     }
 }
 
@@ -75,9 +83,9 @@ impl AsRef<[u8]> for Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        let rejected = kept().give(std::mem::take(&mut self.0));
-        // Freed when nobody waits for it.
-        drop(rejected);
+        let freed = kept().give(std::mem::take(&mut self.0));
+        // When nobody waits for the lock.
+        drop(freed);
     }
 }
 
@@ -93,7 +101,7 @@ mod tests {
     fn smallest_that_fits_is_used_again_and_none_that_is_much_larger() {
         let mut kept = Kept::default();
         for len in [210_000, 100_000, 200_000] {
-            assert!(kept.give(buffer(len)).is_none());
+            assert!(kept.give(buffer(len)).is_empty());
         }
         assert!(kept.take(220_000).is_none());
         assert!(kept.take(150_000).is_none());
@@ -109,18 +117,22 @@ mod tests {
         let mut shifted = buffer(200_016);
         shifted.extend_from_slice(&[7; 100]);
         let _ = shifted.split_to(4);
-        assert!(kept.give(shifted).is_some());
+        assert_eq!(kept.give(shifted).len(), 1);
         assert_eq!(kept.bytes, 0);
     }
 
     #[test]
     fn what_is_kept_is_bounded() {
         let mut kept = Kept::default();
-        assert!(kept.give(buffer(LEN_MIN - 1)).is_some());
+        assert_eq!(kept.give(buffer(LEN_MIN - 1)).len(), 1);
+        assert_eq!(kept.give(buffer(KEPT_BYTES_MAX + 1)).len(), 1);
         assert_eq!(kept.bytes, 0);
         for n in 0..100 {
-            assert_eq!(kept.give(buffer(1 << 20)).is_some(), n >= 4);
+            assert_eq!(kept.give(buffer(1 << 20)).len(), usize::from(n >= 4));
         }
+        assert_eq!(kept.give(buffer(70_000)).len(), 1, "the oldest makes room");
+        assert!(kept.take(70_000).is_some());
+        kept.give(buffer(1 << 20));
         assert_eq!((kept.bytes, kept.buffers.len()), (KEPT_BYTES_MAX, 4));
     }
 

@@ -17,7 +17,7 @@ pub(crate) struct Args {
 
 /// Programs of the workspace `bench/`, the package each is in, and what it does: ours against a peer, in the same run.
 const COMPARISONS: &[(&str, &str, &str)] = &[
-    ("link", "net-bench", "bulk goodput of a stream of an endpoint against quinn with rustls and ChaCha20-Poly1305"),
+    ("link", "net-bench", "bulk goodput of a stream of an endpoint against quinn with rustls and the same cipher"),
     (
         "peers",
         "net-bench-peers",

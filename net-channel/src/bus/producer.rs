@@ -339,7 +339,7 @@ impl Producer {
 
     /// The task: seals and sends until the producer is closed and its queue empty.
     pub(crate) async fn run(self: Arc<Self>, endpoint: Endpoint, given: Arc<Given>) {
-        let mut few = FEW_MAX;
+        let (mut few, mut batches) = (FEW_MAX, 0_u64);
         loop {
             if !self.is_staged(&endpoint).await {
                 return;
@@ -354,6 +354,7 @@ impl Producer {
             let Some(open) = self.take_staged() else { continue };
             let Open { mut builder, mut ack, after } = open;
             let bytes = builder.len_bytes();
+            batches += 1;
             few = if builder.events() < TOGETHER { few.saturating_add(1) } else { 0 };
             match self.carry(&mut builder, after, ack.shared(), &endpoint, &given).await {
                 Ok(()) => drop(ack.hand_on()),
@@ -371,10 +372,10 @@ impl Producer {
             let room = staging.bytes <= self.queue_bytes_max / 4 * 3;
             let waiting_room = staging.bytes < self.queue_bytes_max;
             drop(staging);
-            // One at each batch, so that nobody starves beside those who never wait; all when there is room for many events.
+            // All when there is room for many events; one now and then, so that nobody starves beside those who never wait.
             if room {
                 self.room.notify_waiters();
-            } else if waiting_room {
+            } else if waiting_room && batches.is_multiple_of(8) {
                 self.room.notify_one();
             }
             self.idle.notify_waiters();

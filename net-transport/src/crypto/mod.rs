@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `noise` | the Noise handshake itself: snow, with our own X25519 that refuses low-order points |
 //! | `schedule` | from psk, static key and Noise split to the key of every packet |
-//! | `packet` | ChaCha20-Poly1305 packets and header masks (RFC 9001 §5) |
+//! | `packet` | packets and header masks under either cipher (RFC 9001 §5) |
 //! | `messages` | framing and the two authentication messages |
 //! | `session` | the state machine that quinn drives |
 //! | `config` | what quinn is configured with: who we are, whom we dial, whom we admit |

@@ -142,7 +142,7 @@ async fn read_frame(shared: &Shared, neighbour: &Neighbour, recv: &mut quinn::Re
     if !admit(shared, neighbour, header) {
         return Err(NoFrame::NotWanted);
     }
-    // An allocation of exactly its size, as for frames of lanes.
+    // An allocation of its own, as for frames of lanes.
     let mut frame = BytesMut::zeroed(len);
     frame[..HEADER_LEN].copy_from_slice(&bytes);
     recv.read_exact(&mut frame[HEADER_LEN..]).await.map_err(ended)?;
