@@ -44,7 +44,7 @@ impl Kept {
         buffer.clear();
         let size = buffer.capacity();
         let aligned = buffer.as_ptr().addr().is_multiple_of(ALIGN);
-        if size < LEN_MIN || size > KEPT_BYTES_MAX || !aligned {
+        if !aligned || !(LEN_MIN..=KEPT_BYTES_MAX).contains(&size) {
             return vec![buffer];
         }
         self.bytes += size;

@@ -137,10 +137,8 @@ async fn a_burst_fits_into_small_segments() {
         for _ in 0..2_000 {
             receipts.push(channel.publish([7; 1_000]).await.expect("there is room"));
         }
-        let mut stored = 0;
-        for receipt in receipts {
-            assert_eq!(receipt.await.expect("stored"), Ack::Buffered { offset: stored });
-            stored += 1;
+        for (offset, receipt) in (0..).zip(receipts) {
+            assert_eq!(receipt.await.expect("stored"), Ack::Buffered { offset });
         }
     }
     node.close().await;
@@ -158,7 +156,7 @@ async fn a_keeper_whose_segments_are_too_small_for_others_says_so() {
         if let Some(failure) = keeper.channels().first().and_then(|kept| kept.failure.clone()) {
             break failure;
         }
-        let _ = tokio::time::timeout(std::time::Duration::from_millis(50), events.next()).await;
+        let _ = tokio::time::timeout(Duration::from_millis(50), events.next()).await;
     };
     assert!(failure.contains("segment"), "{failure}");
     a.close().await;
