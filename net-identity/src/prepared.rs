@@ -162,7 +162,7 @@ mod tests {
     fn table_is_made_after_some_signatures_and_changes_nothing() {
         let key = EntityKey::from_secret(&[4; 32]);
         let prepared = PreparedKey::new(key.id());
-        for n in 0..2 * TABLE_AFTER {
+        for _ in 0..2 * TABLE_AFTER {
             assert_eq!(prepared.verify_signature(b"another", &[0; 64]), Err(BadSignature));
         }
         assert_eq!(prepared.good.load(Ordering::Relaxed), 0, "what is forged buys no table");
