@@ -440,3 +440,37 @@ async fn subscription_that_nobody_waited_for_is_dropped() {
     timeout(DEADLINE, dropped).await.expect("only what is kept is left");
     drop(kept);
 }
+
+/// Those who never wait put an event in the queue as soon as there is room for one.
+#[tokio::test]
+async fn publisher_that_waits_is_not_starved_by_one_that_never_does() {
+    let a = Node::start(27, vec![]).await;
+    let channel = a.bus.channel("c").open().await.unwrap();
+    let greedy = channel.clone();
+    let filling = tokio::spawn(async move {
+        loop {
+            while greedy.try_publish([7; 64 << 10]).is_ok() {}
+            tokio::task::yield_now().await;
+        }
+    });
+    while channel.try_publish([7; 64 << 10]).is_ok() {}
+    timeout(DEADLINE, channel.publish("mine")).await.expect("its turn comes").unwrap();
+    filling.abort();
+}
+
+/// What is lost or replaced at once of a realtime channel stays small, however many events come together.
+#[tokio::test]
+async fn batches_of_a_burst_are_large_and_those_of_realtime_channels_are_not() {
+    let a = Node::start(28, vec![]).await;
+    for (realtime, expected) in [(false, 256 << 10..=512 << 10), (true, 32 << 10..=64 << 10)] {
+        let opening = a.bus.channel(if realtime { "r" } else { "c" });
+        let channel = if realtime { opening.realtime() } else { opening }.open().await.unwrap();
+        let mut subscription = a.bus.subscribe(channel.name().as_str()).await.unwrap();
+        assert!(channel.wait_for_subscribers(1, DEADLINE).await);
+        for _ in 0..1_000 {
+            channel.try_publish([7; 1_000]).expect("there is room");
+        }
+        let largest = event(&mut subscription).await.batch().open().plaintext().len();
+        assert!(expected.contains(&largest), "realtime {realtime}: {largest}");
+    }
+}
