@@ -127,8 +127,13 @@ impl fmt::Debug for PreparedKey {
 mod tests {
     use curve25519_dalek::constants::EIGHT_TORSION;
 
+    use std::sync::Mutex;
+
     use super::*;
     use crate::{EntityKey, Signer as _};
+
+    /// Held by tests that count tables, which all tests of a process share.
+    static COUNTING: Mutex<()> = Mutex::new(());
 
     /// Asks the prepared key before and behind its table; both must say what the strict check says.
     fn agree(id: EntityId, message: &[u8], signature: &[u8; 64]) -> bool {
@@ -160,6 +165,7 @@ mod tests {
 
     #[test]
     fn table_is_made_after_some_signatures_and_changes_nothing() {
+        let _counting = COUNTING.lock();
         let key = EntityKey::from_secret(&[4; 32]);
         let prepared = PreparedKey::new(key.id());
         for _ in 0..2 * TABLE_AFTER {
@@ -173,6 +179,26 @@ mod tests {
             assert_eq!(prepared.verify_signature(b"another", &signature), Err(BadSignature));
         }
         assert!(prepared.table.get().is_some_and(Option::is_some));
+    }
+
+    #[test]
+    fn tables_are_bounded_in_number_and_places_come_back() {
+        let _counting = COUNTING.lock();
+        let key = EntityKey::from_secret(&[6; 32]);
+        let signature = key.sign(b"m").expect("a key in memory signs");
+        let busy = || {
+            let prepared = PreparedKey::new(key.id());
+            prepared.good.store(TABLE_AFTER, Ordering::Relaxed);
+            assert_eq!(prepared.verify_signature(b"m", &signature), Ok(()), "with a table or without");
+            prepared
+        };
+        let has_table = |prepared: &PreparedKey| prepared.table.get().is_some_and(Option::is_some);
+        let many: Vec<PreparedKey> = (0..TABLES_MAX + 20).map(|_| busy()).collect();
+        let tables = many.iter().filter(|prepared| has_table(prepared)).count();
+        // Other tests of this process may hold a few.
+        assert!(tables > TABLES_MAX / 2 && tables <= TABLES_MAX, "{tables}");
+        drop(many);
+        assert!(has_table(&busy()));
     }
 
     /// What `s` would have to be so that R = s·B − h·A for the A and R of these bytes.

@@ -540,3 +540,17 @@ fn an_origin_with_many_keys_loses_its_oldest_and_no_other_does() {
     assert_eq!((kept.len(), kept[0].0, kept.last().map(|(seq, _)| *seq)), (4_096, 5, Some(4_100)));
     assert_eq!(log.keys(&other).len(), 1);
 }
+
+/// A batch of all would be larger than a segment, and than several.
+#[test]
+fn many_events_at_once_fit_into_small_segments() {
+    for segment_bytes in [LogConfig::SEGMENT_BYTES_MIN, 256 << 10] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let config = LogConfig::default().sync(SyncPolicy::None).segment_bytes(segment_bytes);
+        let log = Log::open(dir.path(), config).expect("a new log");
+        let writer = log.writer(signer(1)).expect("a writer");
+        let events: Vec<Vec<u8>> = (0..600_u32).map(|n| [&n.to_le_bytes()[..], &[7; 996]].concat()).collect();
+        writer.append_all(&events).expect("written");
+        assert_eq!(payloads(&log), events);
+    }
+}

@@ -29,6 +29,23 @@ impl Machine {
     }
 }
 
+/// What holds of all figures: a run of which it does not hold has none.
+#[derive(Debug, Serialize)]
+pub(super) struct Basis {
+    pub(super) machine: Machine,
+    sealed: bool,
+    signed: bool,
+    verified: bool,
+    /// Every event came once and in order.
+    valid: bool,
+}
+
+impl Basis {
+    pub(super) fn here() -> Self {
+        Self { machine: Machine::this(), sealed: true, signed: true, verified: true, valid: true }
+    }
+}
+
 impl std::fmt::Display for Machine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { version, build, cpus, os, arch } = self;

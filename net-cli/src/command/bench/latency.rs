@@ -9,7 +9,7 @@ use net::Channel;
 use serde::Serialize;
 use tokio::time::MissedTickBehavior;
 
-use super::figures::Machine;
+use super::figures::Basis;
 use super::mesh::{Run, Stage, now_ns};
 use super::spread::Spread;
 use super::tally::Payload;
@@ -43,7 +43,8 @@ pub(super) struct Latency {
 #[derive(Debug, Serialize)]
 struct Report {
     bench: &'static str,
-    machine: Machine,
+    #[serde(flatten)]
+    basis: Basis,
     /// Bytes of an event.
     size: usize,
     /// As asked for.
@@ -51,15 +52,10 @@ struct Report {
     /// As it was.
     events_per_s: f64,
     secs: f64,
-    sealed: bool,
-    signed: bool,
-    verified: bool,
     /// Events that were measured.
     events: u64,
     latency_us: Quantiles,
     histogram: Vec<Bar>,
-    /// Every event came once, in order and verified: a run where one did not has no report.
-    valid: bool,
 }
 
 /// Microseconds.
@@ -117,14 +113,11 @@ impl Latency {
         let events_per_s = published as f64 / took.as_secs_f64();
         Ok(Report {
             bench: "latency",
-            machine: Machine::this(),
+            basis: Basis::here(),
             size: self.size,
             rate: self.rate,
             events_per_s,
             secs: self.secs.as_secs_f64(),
-            sealed: true,
-            signed: true,
-            verified: true,
             events: spread.count(),
             latency_us: Quantiles {
                 p50: micros(spread.quantile(500)),
@@ -133,7 +126,6 @@ impl Latency {
                 max: micros(spread.max()),
             },
             histogram: bars(&spread),
-            valid: true,
         })
     }
 }
@@ -141,7 +133,7 @@ impl Latency {
 impl Report {
     fn print(&self, output: &Output) -> io::Result<()> {
         let (rate, secs) = (self.rate, self.secs);
-        output.line(&self.machine)?;
+        output.line(&self.basis.machine)?;
         output.line("a publisher and a subscriber, each a process of its own, over QUIC on loopback, one clock")?;
         output.line("events sealed, signed by their origin, and verified before they are handed out")?;
         output.line(format_args!("{} at {rate} events/s for {secs} s: one way, in µs\n", size(self.size as u64)))?;

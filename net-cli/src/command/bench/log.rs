@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::appends::{Round, Work};
 use super::disk::Place;
-use super::figures::{Machine, Quartiles, megabytes};
+use super::figures::{Basis, Quartiles, megabytes};
 use super::{Rounds, parse_event_size, unless_interrupted};
 use crate::failure::Failure;
 use crate::output::{Look, Output, To, printed};
@@ -45,7 +45,8 @@ const WAITING: [usize; 3] = [1, 64, 256];
 #[derive(Debug, Serialize)]
 struct Report {
     bench: &'static str,
-    machine: Machine,
+    #[serde(flatten)]
+    basis: Basis,
     dir: PathBuf,
     file_system: Option<String>,
     /// Bytes of an event.
@@ -53,12 +54,7 @@ struct Report {
     rounds: u32,
     secs: f64,
     sync: &'static str,
-    sealed: bool,
-    signed: bool,
-    verified: bool,
     results: Vec<Row>,
-    /// Every event that was acknowledged was read again, verified: a run where one was not has no report.
-    valid: bool,
 }
 
 /// The figures for so many that wait.
@@ -99,25 +95,21 @@ impl Log {
     fn report(&self, place: &Place, results: Vec<Row>) -> Report {
         Report {
             bench: "log",
-            machine: Machine::this(),
+            basis: Basis::here(),
             dir: place.within.clone(),
             file_system: place.file_system.clone(),
             size: self.size,
             rounds: self.rounds.rounds,
             secs: self.rounds.secs.as_secs_f64(),
             sync: "group",
-            sealed: true,
-            signed: true,
-            verified: true,
             results,
-            valid: true,
         }
     }
 }
 
 impl Report {
     fn print(&self, output: &Output) -> io::Result<()> {
-        output.line(&self.machine)?;
+        output.line(&self.basis.machine)?;
         let kind = self.file_system.as_ref().map_or_else(String::new, |kind| format!(" ({kind})"));
         output.line(format_args!("a log in {}{kind}, removed afterwards", self.dir.display()))?;
         output.line("events sealed, signed by their origin, and verified when they are read again")?;

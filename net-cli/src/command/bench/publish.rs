@@ -8,7 +8,7 @@ use clap::Args;
 use net::Channel;
 use serde::Serialize;
 
-use super::figures::{Machine, Quartiles, megabytes};
+use super::figures::{Basis, Quartiles, megabytes};
 use super::mesh::Stage;
 use super::tally::{Outcome, Payload};
 use super::{Rounds, parse_event_size, unless_interrupted};
@@ -46,16 +46,12 @@ pub(super) struct Publish {
 #[derive(Debug, Serialize)]
 struct Report {
     bench: &'static str,
-    machine: Machine,
+    #[serde(flatten)]
+    basis: Basis,
     subscribers: u8,
     rounds: u32,
     secs: f64,
-    sealed: bool,
-    signed: bool,
-    verified: bool,
     results: Vec<Row>,
-    /// Every event came once, in order and verified: a run where one did not has no report.
-    valid: bool,
 }
 
 /// The figures of one size.
@@ -109,15 +105,11 @@ impl Publish {
         let Rounds { rounds, secs } = self.rounds;
         let report = Report {
             bench: "pub",
-            machine: Machine::this(),
+            basis: Basis::here(),
             subscribers: self.subscribers,
             rounds,
             secs: secs.as_secs_f64(),
-            sealed: true,
-            signed: true,
-            verified: true,
             results,
-            valid: true,
         };
         if output.json() { output.record(&report) } else { report.print(output) }
     }
@@ -127,7 +119,7 @@ impl Report {
     fn print(&self, output: &Output) -> io::Result<()> {
         let subscribers = count(self.subscribers.into(), "subscriber");
         let rounds = count(self.rounds.into(), "round");
-        output.line(&self.machine)?;
+        output.line(&self.basis.machine)?;
         output.line(format_args!("a publisher and {subscribers}, each a process of its own, over QUIC on loopback"))?;
         output.line("events sealed, signed by their origin, and verified before they are handed out")?;
         output.line(format_args!("{rounds} of {} s: median and quartiles, counted at the receiver\n", self.secs))?;
