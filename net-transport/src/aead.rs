@@ -4,11 +4,10 @@
 ///
 /// Both are as strong; which one is fast depends on the processor: AES-256-GCM where it has instructions for it (several
 /// times as fast as the other then), ChaCha20-Poly1305 elsewhere.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Aead {
     /// ChaCha20-Poly1305 (RFC 8439).
-    #[default]
     ChaCha20Poly1305 = 0,
     /// AES-256-GCM (NIST SP 800-38D).
     Aes256Gcm = 1,
