@@ -5,7 +5,7 @@ use net_channel::{
     SealedBatch, SealedView,
 };
 use net_transport::{HEADER_LEN, Header, Priority, ShortId, Visibility, prf};
-use ring::aead::{AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::aead::{AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 
 use crate::world::{World, flipped};
 

@@ -3,7 +3,6 @@
 use std::fmt;
 
 use net_transport::prf;
-use ring::rand::{SecureRandom, SystemRandom};
 use zeroize::{ZeroizeOnDrop, Zeroizing};
 
 use crate::{ChannelHash, context};
@@ -42,7 +41,7 @@ impl SenderKey {
     #[must_use]
     pub fn generate() -> Self {
         let mut secret = Zeroizing::new([0; 32]);
-        SystemRandom::new().fill(&mut *secret).expect("the system gives randomness");
+        getrandom::fill(&mut *secret).expect("the system gives randomness");
         Self::new(*secret)
     }
 
@@ -78,7 +77,7 @@ impl SenderKey {
 #[must_use]
 pub fn random_salt() -> [u8; 16] {
     let mut salt = [0; 16];
-    SystemRandom::new().fill(&mut salt).expect("the system gives randomness");
+    getrandom::fill(&mut salt).expect("the system gives randomness");
     salt
 }
 

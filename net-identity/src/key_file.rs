@@ -102,7 +102,7 @@ use sealed::open;
 #[cfg(feature = "passphrase")]
 mod sealed {
     use argon2::{Algorithm, Argon2, Params, Version};
-    use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+    use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
     use zeroize::Zeroizing;
 
     use super::{HEAD_LEN, KDF_ARGON2ID, KeyFileError, MAGIC, SEALED_LEN, array};

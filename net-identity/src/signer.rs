@@ -3,8 +3,7 @@
 use std::error::Error;
 use std::fmt;
 
-use ed25519_dalek::{Signer as _, SigningKey};
-use net_transport::NodeKeys;
+use net_transport::{NodeKeys, SigningKey};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::EntityId;
@@ -70,6 +69,7 @@ impl<S: Signer + ?Sized> Signer for std::sync::Arc<S> {
 #[derive(Clone)]
 pub struct EntityKey {
     signing: SigningKey,
+    secret: Zeroizing<[u8; 32]>,
 }
 
 impl EntityKey {
@@ -87,19 +87,19 @@ impl EntityKey {
     /// The key of these 32 secret bytes (the "private key" of RFC 8032); they must be random.
     #[must_use]
     pub fn from_secret(secret: &[u8; 32]) -> Self {
-        Self { signing: SigningKey::from_bytes(secret) }
+        Self { signing: SigningKey::from_secret(secret), secret: Zeroizing::new(*secret) }
     }
 
     /// Whose key it is.
     #[must_use]
     pub fn id(&self) -> EntityId {
-        EntityId::from_bytes(self.signing.verifying_key().to_bytes())
+        EntityId::from_bytes(self.signing.public())
     }
 
     /// The 32 secret bytes, to be stored with mode `0600` and nowhere else.
     #[must_use]
     pub fn expose(&self) -> &[u8; 32] {
-        self.signing.as_bytes()
+        &self.secret
     }
 }
 
@@ -109,7 +109,7 @@ impl Signer for EntityKey {
     }
 
     fn sign(&self, message: &[u8]) -> Result<[u8; 64], SignError> {
-        Ok(self.signing.sign(message).to_bytes())
+        Ok(self.signing.sign(message))
     }
 }
 

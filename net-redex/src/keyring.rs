@@ -5,10 +5,10 @@
 use std::collections::BTreeMap;
 use std::io;
 
+use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use net_channel::{KeyId, SenderKey};
 use net_identity::EntityId;
 use net_transport::ShortId;
-use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use zeroize::Zeroizing;
 
 use crate::OpenError;

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use data_encoding::BASE32_NOPAD;
-use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
+use ed25519_dalek::{Signature, VerifyingKey};
 use serde::{Deserialize, Serialize};
 use x25519_dalek::StaticSecret;
 use zeroize::{Zeroize, ZeroizeOnDrop};
@@ -140,6 +141,37 @@ pub fn base32_decode(text: &str) -> Option<Vec<u8>> {
     BASE32_NOPAD.decode(text.to_ascii_uppercase().as_bytes()).ok()
 }
 
+/// An ed25519 key that signs (RFC 8032); wiped when dropped. Signing takes less than half the time that it takes with the
+/// library which checks signatures, and gives the same bytes.
+#[derive(Clone)]
+pub struct SigningKey(Ed25519KeyPair);
+
+impl SigningKey {
+    /// The key of these 32 secret bytes (the "private key" of RFC 8032); they must be random.
+    #[must_use]
+    pub fn from_secret(secret: &[u8; 32]) -> Self {
+        Self(Ed25519KeyPair::from_seed_unchecked(secret).expect("any 32 bytes are an ed25519 secret"))
+    }
+
+    /// The public key.
+    #[must_use]
+    pub fn public(&self) -> [u8; 32] {
+        self.0.public_key().as_ref().try_into().expect("an ed25519 public key has 32 bytes")
+    }
+
+    /// Signs exactly these bytes, which begin with a context string of their own.
+    #[must_use]
+    pub fn sign(&self, message: &[u8]) -> [u8; 64] {
+        self.0.sign(message).as_ref().try_into().expect("an ed25519 signature has 64 bytes")
+    }
+}
+
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SigningKey").field("public", &NodeId(self.public())).finish_non_exhaustive()
+    }
+}
+
 /// The keys of one node: its ed25519 signing key and its X25519 Noise static key, both from one [`Seed`].
 #[derive(Clone)]
 pub struct NodeKeys {
@@ -155,7 +187,7 @@ impl NodeKeys {
     pub fn from_seed(seed: &Seed) -> Self {
         let mut node = blake3::derive_key(context::NODE_KEY, seed.expose());
         let mut noise = blake3::derive_key(context::NOISE_KEY, seed.expose());
-        let signing = SigningKey::from_bytes(&node);
+        let signing = SigningKey::from_secret(&node);
         let noise_key = StaticSecret::from(noise);
         node.zeroize();
         noise.zeroize();
@@ -179,7 +211,7 @@ impl NodeKeys {
     /// Signs with the node key. `message` begins with a context string of its own.
     #[must_use]
     pub fn sign(&self, message: &[u8]) -> [u8; 64] {
-        self.signing.sign(message).to_bytes()
+        self.signing.sign(message)
     }
 
     /// The Noise static secret.
@@ -216,8 +248,8 @@ pub struct StaticBinding {
 
 impl StaticBinding {
     fn sign(signing: &SigningKey, noise_public: [u8; 32]) -> Self {
-        let node = NodeId(signing.verifying_key().to_bytes());
-        let signature = signing.sign(&Self::message(&node, &noise_public)).to_bytes();
+        let node = NodeId(signing.public());
+        let signature = signing.sign(&Self::message(&node, &noise_public));
         Self { node, noise_public, signature }
     }
 

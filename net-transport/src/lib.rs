@@ -122,8 +122,8 @@ pub use header::{
 #[cfg(feature = "link")]
 pub use inbox::{Event, Frame, FrameReceiver, Inbox, UnjoinReason};
 pub use keys::{
-    BINDING_LEN, BadSignature, KeyTextError, Mesh, MeshId, NodeId, NodeKeys, Psk, Seed, ShortId, StaticBinding,
-    base32_decode, base32_encode,
+    BINDING_LEN, BadSignature, KeyTextError, Mesh, MeshId, NodeId, NodeKeys, Psk, Seed, ShortId, SigningKey,
+    StaticBinding, base32_decode, base32_encode,
 };
 #[cfg(feature = "link")]
 pub use link::{RecvStream, SendStream, StreamError};

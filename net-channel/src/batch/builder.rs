@@ -1,9 +1,9 @@
 //! Making batches: events are encoded as they are pushed, and sealed where they lie.
 
+use aws_lc_rs::aead::{Aad, LessSafeKey};
 use bytes::{Bytes, BytesMut};
 use net_identity::{SignError, Signer};
 use net_transport::{Aead, Header, Kind, MeshId, Priority, Visibility, buffers};
-use ring::aead::{Aad, LessSafeKey};
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromZeros, IntoBytes};
 

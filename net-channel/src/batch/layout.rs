@@ -1,8 +1,8 @@
 //! The bytes of seal and records, and what is hashed, signed and sealed of them.
 
+use aws_lc_rs::aead::{AES_256_GCM, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use net_identity::EntityId;
 use net_transport::{Aead, HEADER_LEN, Header, MeshId, ShortId};
-use ring::aead::{AES_256_GCM, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 

@@ -1,8 +1,8 @@
 //! Opening batches: from ciphertext to events.
 
+use aws_lc_rs::aead::Aad;
 use bytes::{Bytes, BytesMut};
 use net_transport::buffers;
-use ring::aead::Aad;
 use zerocopy::FromBytes;
 use zeroize::Zeroizing;
 
@@ -93,12 +93,15 @@ fn open(seal: &VerifiedSeal, mut frame: BytesMut, batch_key: &[u8; 32]) -> Resul
     let body_at = head_len(seal.parents.len());
     let (head, _) = Head::parse(&frame).expect("the frame was parsed when it was verified");
     let associated = associated_data(head.header, head.seal, head.parents);
-    // The cipher can write the plaintext a little before the ciphertext; the head leaves room for that.
-    let plain_at = body_at - frame[body_at..].as_ptr().addr() % BODY_ALIGN;
     let plain_len = cipher(seal.seal.aead(), batch_key)
-        .open_within(nonce(), Aad::from(&associated), &mut frame[plain_at..], body_at - plain_at..)
+        .open_in_place(nonce(), Aad::from(&associated), &mut frame[body_at..])
         .map_err(|_| OpenError::Body)?
         .len();
+    // A frame that begins anywhere has its records moved to where they are aligned: the head leaves room for that.
+    let plain_at = body_at - frame[body_at..].as_ptr().addr() % BODY_ALIGN;
+    if plain_at < body_at {
+        frame.copy_within(body_at..body_at + plain_len, plain_at);
+    }
     let plain = buffers::share(frame).slice(plain_at..plain_at + plain_len);
     debug_assert_eq!(plain_len + TAG_LEN + body_at, seal.header.payload_len() + size_of::<net_transport::Header>());
     let table_at = check(&plain, seal.events())?;

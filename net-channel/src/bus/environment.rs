@@ -4,8 +4,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use ring::rand::{SecureRandom, SystemRandom};
-
 /// The wall clock and the randomness of a bus.
 #[derive(Clone)]
 pub struct Environment {
@@ -48,14 +46,13 @@ impl Environment {
 
 impl Default for Environment {
     fn default() -> Self {
-        let random = SystemRandom::new();
         Self::new(
             || {
                 SystemTime::now()
                     .duration_since(UNIX_EPOCH)
                     .map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX))
             },
-            move |bytes| random.fill(bytes).expect("the operating system gives random bytes"),
+            |bytes| getrandom::fill(bytes).expect("the operating system gives random bytes"),
         )
     }
 }

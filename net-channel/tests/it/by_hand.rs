@@ -1,10 +1,10 @@
 //! Batches made from the words of `docs/spec/batch.md` alone, so that every field can be wrong while all the others,
 //! the signature included, are right.
 
+use aws_lc_rs::aead::{AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use net_channel::{BatchError, OpenBatch, OpenError, SealParams, SealedBatch};
 use net_identity::Signer;
 use net_transport::{Aead, Header, Kind, prf};
-use ring::aead::{AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 
 use crate::fixture::{Fixture, TIME};
 

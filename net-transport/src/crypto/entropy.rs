@@ -3,15 +3,13 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ring::rand::{SecureRandom as _, SystemRandom};
-
 /// The source of ephemeral keys and connection ids. Clones share it.
 #[derive(Clone)]
 pub struct Entropy(Source);
 
 #[derive(Clone)]
 enum Source {
-    System(SystemRandom),
+    System,
     Seeded(Arc<Mutex<blake3::OutputReader>>),
 }
 
@@ -24,7 +22,7 @@ impl Entropy {
     /// Randomness of the operating system: what every real node uses.
     #[must_use]
     pub fn system() -> Self {
-        Self(Source::System(SystemRandom::new()))
+        Self(Source::System)
     }
 
     /// The same bytes for the same seed in the same order of calls: for simulations and tests.
@@ -42,7 +40,7 @@ impl Entropy {
     /// [`NoEntropy`] if the operating system fails; `out` is then not random.
     pub fn fill(&self, out: &mut [u8]) -> Result<(), NoEntropy> {
         match &self.0 {
-            Source::System(system) => system.fill(out).map_err(|_| NoEntropy),
+            Source::System => getrandom::fill(out).map_err(|_| NoEntropy),
             Source::Seeded(reader) => {
                 reader.lock().unwrap_or_else(PoisonError::into_inner).fill(out);
                 Ok(())
@@ -60,7 +58,7 @@ impl Default for Entropy {
 impl fmt::Debug for Entropy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0 {
-            Source::System(_) => "Entropy::system",
+            Source::System => "Entropy::system",
             Source::Seeded(_) => "Entropy::seeded",
         })
     }

@@ -1,8 +1,8 @@
 //! Packet protection: an [`Aead`] over the payload, a mask of the same cipher over the header.
 
+use aws_lc_rs::aead::{AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, MAX_TAG_LEN, Nonce, UnboundKey, quic};
 use bytes::BytesMut;
 use quinn_proto::crypto::{self, CryptoError};
-use ring::aead::{AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, MAX_TAG_LEN, Nonce, UnboundKey, quic};
 
 use super::schedule::Secret;
 use crate::Aead;

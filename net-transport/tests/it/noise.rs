@@ -1,7 +1,7 @@
 //! Noise NKpsk0 once more, from primitives and the Noise specification alone, for insiders and recorders in tests.
 
+use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use blake2::{Blake2s256, Digest as _};
-use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use x25519_dalek::{PublicKey, StaticSecret};
 
 pub(crate) type Key = [u8; 32];

@@ -1,9 +1,9 @@
 //! What somebody reads who recorded everything, with this key or that. The key schedule is written once more here, from
 //! `docs/spec/link.md`.
 
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey, quic};
 use net_transport::crypto::{CONNECTION_ID_LEN, Entropy, version};
 use net_transport::{Aead, NodeKeys};
-use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey, quic};
 
 use crate::noise::{Key, Noise, Point, open};
 use crate::pair::{MESH, Node, Pair, Way, psk};
