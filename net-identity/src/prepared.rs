@@ -46,16 +46,28 @@ impl Multiples {
         Self(multiples.into_boxed_slice())
     }
 
-    /// Adds `scalar` times the point.
-    fn add_to(&self, sum: &mut EdwardsPoint, scalar: &Scalar) {
+    /// What is added, and what is subtracted, for `scalar` times the point.
+    fn gather(&self, scalar: &Scalar, terms: &mut Vec<Term>) {
         for (multiples, digit) in self.0.chunks_exact(MULTIPLES).zip(digits(scalar)) {
-            match usize::from(digit.unsigned_abs()) {
-                0 => {}
-                n if digit > 0 => *sum += multiples[n - 1],
-                n => *sum -= multiples[n - 1],
+            if digit != 0 {
+                let multiple = multiples[usize::from(digit.unsigned_abs()) - 1];
+                terms.push(Term { multiple, negative: digit < 0 });
             }
         }
     }
+}
+
+/// A multiple of a point, to be added or subtracted.
+struct Term {
+    multiple: EdwardsPoint,
+    negative: bool,
+}
+
+fn sum(terms: &[Term]) -> EdwardsPoint {
+    terms.iter().fold(EdwardsPoint::default(), |sum, term| match term.negative {
+        false => sum + term.multiple,
+        true => sum - term.multiple,
+    })
 }
 
 /// The scalar in base 2^[`WINDOW`], the lowest digit first, each with a sign and at most [`MULTIPLES`].
@@ -88,10 +100,11 @@ impl Table {
     /// s·B + h times the point.
     fn double_mul(&self, h: &Scalar, s: &Scalar) -> EdwardsPoint {
         static BASE: LazyLock<Multiples> = LazyLock::new(|| Multiples::of(&ED25519_BASEPOINT_POINT));
-        let mut sum = EdwardsPoint::default();
-        self.0.add_to(&mut sum, h);
-        BASE.add_to(&mut sum, s);
-        sum
+        // All are read before any is added: additions wait for each other, reads of what is not in the cache do not.
+        let mut terms = Vec::with_capacity(2 * WINDOWS);
+        self.0.gather(h, &mut terms);
+        BASE.gather(s, &mut terms);
+        sum(&terms)
     }
 }
 
@@ -240,9 +253,9 @@ mod tests {
         }
         for scalar in scalars {
             assert!(digits(&scalar).iter().all(|digit| usize::from(digit.unsigned_abs()) <= MULTIPLES), "{scalar:?}");
-            let mut sum = EIGHT_TORSION[3];
-            multiples.add_to(&mut sum, &scalar);
-            assert_eq!(sum, EIGHT_TORSION[3] + point * scalar, "{scalar:?}");
+            let mut terms = Vec::new();
+            multiples.gather(&scalar, &mut terms);
+            assert_eq!(sum(&terms), point * scalar, "{scalar:?}");
         }
     }
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::{MtuDiscoveryConfig, VarInt};
+use quinn::{AckFrequencyConfig, MtuDiscoveryConfig, VarInt};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::config::EndpointConfig;
@@ -21,6 +21,9 @@ pub(crate) const CONNECTION_WINDOW: u32 = 8 << 20;
 const SEND_WINDOW: u64 = 8 << 20;
 /// quinn sends batches of ten packets, and the kernel refuses batches over 64 KiB.
 const MTU_MAX: u16 = 6_500;
+/// Packets that a neighbour acknowledges together (draft-ietf-quic-ack-frequency), or what came within its delay of 25 ms;
+/// below the ten that a link may have in flight when it is new.
+const PACKETS_PER_ACK: u32 = 8;
 /// Silence after which a packet is sent to keep a link.
 const KEEP_ALIVE: Duration = Duration::from_secs(3);
 /// Silence after which a link is given up, in milliseconds.
@@ -103,6 +106,8 @@ impl Quic {
 fn transport() -> quinn::TransportConfig {
     let mut mtu = MtuDiscoveryConfig::default();
     mtu.upper_bound(MTU_MAX);
+    let mut acks = AckFrequencyConfig::default();
+    acks.ack_eliciting_threshold(VarInt::from_u32(PACKETS_PER_ACK - 1));
     let mut transport = quinn::TransportConfig::default();
     transport
         .stream_receive_window(STREAM_WINDOW.into())
@@ -114,6 +119,7 @@ fn transport() -> quinn::TransportConfig {
         .max_idle_timeout(Some(VarInt::from_u32(IDLE_TIMEOUT_MS).into()))
         .keep_alive_interval(Some(KEEP_ALIVE))
         .mtu_discovery_config(Some(mtu))
+        .ack_frequency_config(Some(acks))
         // Tells an observer the round-trip time, and nobody else anything.
         .allow_spin(false);
     transport
