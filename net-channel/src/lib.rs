@@ -66,10 +66,11 @@ pub use batch::{
 };
 #[cfg(feature = "node")]
 pub use bus::{
-    Ack, Bus, BusConfig, BusMetrics, Channel, ChannelBuilder, ChannelInfo, Delivered, Environment, FilterCounters,
-    KEPT_CHANNELS_MAX, KeepError, Keeper, KeptChannel, NodeEvent, NodeEvents, OpenChannelError, OpenGate, PersistError,
-    ProducerMetrics, Publish, PublishError, PublishValueError, QuotaCounters, Receipt, StartError, SubscribeBuilder,
-    SubscribeError, Subscription, SubscriptionMetrics, TypedChannel, TypedItem, TypedSubscription,
+    Ack, Acked, Bus, BusConfig, BusMetrics, Channel, ChannelBuilder, ChannelInfo, Delivered, Environment,
+    FilterCounters, KEPT_CHANNELS_MAX, KeepError, Keeper, KeptChannel, NodeEvent, NodeEvents, OpenChannelError,
+    OpenGate, PersistError, ProducerMetrics, Publish, PublishError, PublishValueError, QuotaCounters, Receipt,
+    StartError, SubscribeBuilder, SubscribeError, Subscription, SubscriptionMetrics, TypedChannel, TypedItem,
+    TypedSubscription,
 };
 #[cfg(feature = "json")]
 pub use codec::Json;

@@ -44,8 +44,8 @@ impl<R: Clone> Group<R> {
         state.result = Some(result);
         let wakers = std::mem::take(&mut state.wakers);
         drop(state);
-        self.changed.notify_all();
         wakers.into_iter().for_each(Waker::wake);
+        self.changed.notify_all();
     }
 
     /// Makes one of the threads that wait, or will, the leader.
@@ -103,8 +103,8 @@ impl Watch {
         state.0 += 1;
         let wakers = std::mem::take(&mut state.1);
         drop(state);
-        self.changed.notify_all();
         wakers.into_iter().for_each(Waker::wake);
+        self.changed.notify_all();
     }
 
     /// How often there was news. Taken before looking, so that news in between is not missed.

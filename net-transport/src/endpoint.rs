@@ -21,6 +21,7 @@ use crate::outbox::RoomSignal;
 use crate::quic::{self, Quic};
 use crate::socket::{GuardedSocket, KnownAddresses, canonical};
 use crate::sync::{lock, read};
+use crate::udp::TokioSocket;
 use crate::{Admission, Inbox, Mesh, MeshId, Metrics, NodeId, NodeKeys, Pair, Peer, Ticket};
 
 mod info;
@@ -102,7 +103,7 @@ impl Endpoint {
         let quic = Quic::new(identity.clone(), entropy.clone());
 
         let runtime = config.sockets.as_ref().map_or_else(tokio_runtime, |sockets| sockets.runtime.clone());
-        let sockets = open_sockets(&config, &runtime)?;
+        let sockets = open_sockets(&config)?;
         let (counters, known_addresses) = (Arc::new(Counters::default()), Arc::new(KnownAddresses::default()));
         #[cfg(feature = "weather")]
         let (sockets, admission) = match &config.weather {
@@ -345,10 +346,7 @@ fn tokio_runtime() -> Arc<dyn quinn::Runtime> {
     Arc::new(quinn::TokioRuntime)
 }
 
-fn open_sockets(
-    config: &EndpointConfig,
-    runtime: &Arc<dyn quinn::Runtime>,
-) -> Result<Vec<Arc<dyn quinn::AsyncUdpSocket>>, BindError> {
+fn open_sockets(config: &EndpointConfig) -> Result<Vec<Arc<dyn quinn::AsyncUdpSocket>>, BindError> {
     let wanted = config.sockets.as_ref().map_or(config.listen.len(), |sockets| sockets.sockets.len());
     if wanted > EndpointConfig::LISTEN_MAX {
         return Err(BindError::TooManyAddresses(wanted));
@@ -359,7 +357,8 @@ fn open_sockets(
         None => {
             let listen = |source| BindError::Listen { addresses: config.listen.clone(), source };
             let sockets = quic::bind(&config.listen).map_err(listen)?;
-            sockets.into_iter().map(|socket| runtime.wrap_udp_socket(socket)).collect::<Result<_, _>>().map_err(listen)
+            let wrapped = sockets.into_iter().map(|socket| Ok(Arc::new(TokioSocket::new(socket)?) as _));
+            wrapped.collect::<Result<_, _>>().map_err(listen)
         }
     }
 }

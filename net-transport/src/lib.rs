@@ -102,6 +102,8 @@ mod socket;
 #[cfg(feature = "link")]
 mod sync;
 mod ticket;
+#[cfg(feature = "link")]
+mod udp;
 #[cfg(feature = "weather")]
 mod weather;
 

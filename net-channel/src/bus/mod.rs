@@ -39,7 +39,7 @@ pub use gate::OpenGate;
 pub use keeper::{KEPT_CHANNELS_MAX, KeepError, Keeper, KeptChannel};
 pub use metrics::{BusMetrics, ProducerMetrics, SubscriptionMetrics};
 pub use quota::QuotaCounters;
-pub use receipt::{Ack, Receipt};
+pub use receipt::{Ack, Acked, Receipt};
 pub use selection::FilterCounters;
 pub use stores::PersistError;
 pub use subscription::{SubscribeBuilder, SubscribeError, Subscription};

@@ -2,7 +2,7 @@
 //! seals whatever has gathered and hands it to the links.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -57,6 +57,8 @@ pub(crate) struct Producer {
     me: NodeId,
     /// Whoever opens the channel to publish takes its place.
     pub(crate) standing_in: bool,
+    /// Those who waited for events and were told how these fared, since a batch was taken.
+    told: AtomicUsize,
     /// Batches that are sent, and stored here if they are to be, and wait for other nodes; the oldest first.
     unreplicated: Waiting,
 }
@@ -88,6 +90,9 @@ const REALTIME_BODY_LEN_MAX: usize = 64 << 10;
 const TOGETHER: usize = 4;
 /// After so many batches of fewer events an event goes at once, and not after those who are about to publish another.
 const FEW_MAX: u32 = 8;
+/// How often those who are about to publish are let go first. Another thread that has to wake for it does so within half of
+/// them.
+const YIELDS_MAX: usize = 32;
 /// The most batches that wait to be stored on other nodes; the oldest are acknowledged with what is true of them.
 const UNREPLICATED_MAX: usize = 65_536;
 
@@ -222,6 +227,7 @@ impl Producer {
             replicas,
             me,
             standing_in,
+            told: AtomicUsize::new(0),
             unreplicated: Waiting::default(),
         }
     }
@@ -345,8 +351,7 @@ impl Producer {
                 return;
             }
             if few < FEW_MAX {
-                // Many have come together lately: whoever is about to publish does so first, and one signature is for all.
-                tokio::task::yield_now().await;
+                self.gather().await;
             }
             // Room is waited for before the batch is taken, so that it grows meanwhile, and right before it is sent, so
             // that many producers on one link do not all take the same room.
@@ -379,6 +384,18 @@ impl Producer {
                 self.room.notify_one();
             }
             self.idle.notify_waiters();
+        }
+    }
+
+    /// Many have come together lately: whoever is about to publish does so first, and one signature is for all. Whoever has
+    /// just been told how its event fared is taken to be about to publish.
+    async fn gather(&self) {
+        let expected = self.told.swap(0, Ordering::Relaxed);
+        for _ in 0..YIELDS_MAX {
+            tokio::task::yield_now().await;
+            if self.staging().open.iter().map(|open| open.builder.events()).sum::<usize>() >= expected {
+                return;
+            }
         }
     }
 
@@ -451,12 +468,12 @@ impl Producer {
     /// Acknowledges a batch of which this is true, at once or when enough nodes have stored it.
     fn acknowledge(&self, range: SeqRange, ack: Arc<BatchAck>, reached: Ack) {
         if self.replicas == 0 {
-            return ack.complete(Ok((range.from, reached)));
+            return self.tell(&ack, range, reached);
         }
         {
             let mut waiting = lock(&self.unreplicated.batches);
             if self.unreplicated.ended.load(Ordering::Acquire) {
-                return ack.complete(Ok((range.from, reached)));
+                return self.tell(&ack, range, reached);
             }
             let until = Instant::now() + REPLICAS_TIMEOUT;
             let at = waiting.partition_point(|other| other.range.from < range.from);
@@ -464,11 +481,16 @@ impl Producer {
             if waiting.len() > UNREPLICATED_MAX
                 && let Some(oldest) = waiting.pop_front()
             {
-                oldest.complete(oldest.reached);
+                self.tell(&oldest.ack, oldest.range, oldest.reached);
             }
             self.unreplicated.begun.notify_one();
         }
         self.settle(range);
+    }
+
+    fn tell(&self, batch: &BatchAck, range: SeqRange, reached: Ack) {
+        let told = batch.complete(Ok((range.from, reached)));
+        self.told.fetch_add(told, Ordering::Relaxed);
     }
 
     /// A node says that it has stored events: acknowledges the batches that are on enough disks now.
@@ -491,7 +513,7 @@ impl Producer {
                 at += 1;
                 continue;
             }
-            batch.complete(Ack::Replicated { n: u32::try_from(n).unwrap_or(u32::MAX) });
+            self.tell(&batch.ack, batch.range, Ack::Replicated { n: u32::try_from(n).unwrap_or(u32::MAX) });
             waiting.remove(at);
         }
     }
@@ -520,7 +542,7 @@ impl Producer {
     fn give_up(&self, when: impl Fn(&Unreplicated) -> bool) {
         let mut waiting = lock(&self.unreplicated.batches);
         while let Some(batch) = waiting.front().filter(|batch| when(batch)) {
-            batch.complete(batch.reached);
+            self.tell(&batch.ack, batch.range, batch.reached);
             waiting.pop_front();
         }
     }
@@ -758,12 +780,6 @@ impl Producer {
                 return until(&lock(&self.publisher));
             }
         }
-    }
-}
-
-impl Unreplicated {
-    fn complete(&self, ack: Ack) {
-        self.ack.complete(Ok((self.range.from, ack)));
     }
 }
 

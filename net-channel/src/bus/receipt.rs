@@ -2,13 +2,14 @@
 
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::task::{Context, Poll, Waker};
 
 use net_identity::EntityId;
-use tokio::sync::Notify;
 
 use crate::Dot;
 use crate::bus::PublishError;
+use crate::bus::producer::lock;
 
 /// How far an event has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,25 +63,68 @@ pub struct Receipt {
 #[derive(Debug, Default)]
 pub(crate) struct BatchAck {
     done: OnceLock<Result<(u64, Ack), PublishError>>,
-    notify: Notify,
+    /// Those who wait; nothing in the place of one that has given up.
+    waiting: Mutex<Vec<Option<Waker>>>,
 }
 
 impl BatchAck {
-    pub(crate) fn complete(&self, result: Result<(u64, Ack), PublishError>) {
+    /// Says how many were waiting.
+    pub(crate) fn complete(&self, result: Result<(u64, Ack), PublishError>) -> usize {
         // A batch is completed once, by the task that owns it.
         let _ = self.done.set(result);
-        self.notify.notify_waiters();
+        let waiting = std::mem::take(&mut *lock(&self.waiting));
+        waiting.into_iter().flatten().map(Waker::wake).count()
     }
+}
 
-    async fn wait(&self) -> Result<(u64, Ack), PublishError> {
-        loop {
-            let notified = self.notify.notified();
-            tokio::pin!(notified);
-            notified.as_mut().enable();
-            if let Some(done) = self.done.get() {
-                return done.clone();
+/// Waits for the ack of a batch: where the batch begins, and how far it has come. Cancel-safe.
+#[derive(Debug)]
+struct Waiting {
+    batch: Arc<BatchAck>,
+    /// The place of our waker.
+    place: Option<usize>,
+}
+
+impl Waiting {
+    fn for_batch(batch: Arc<BatchAck>) -> Self {
+        Self { batch, place: None }
+    }
+}
+
+impl Future for Waiting {
+    type Output = Result<(u64, Ack), PublishError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { batch, place } = &mut *self;
+        if let Some(done) = batch.done.get() {
+            return Poll::Ready(done.clone());
+        }
+        let mut waiting = lock(&batch.waiting);
+        // Set before the lock is taken to wake those in it: whoever does not see it now is woken.
+        if let Some(done) = batch.done.get() {
+            return Poll::Ready(done.clone());
+        }
+        match place.and_then(|place| waiting.get_mut(place)) {
+            Some(Some(waker)) => waker.clone_from(cx.waker()),
+            _ => {
+                *place = Some(waiting.len());
+                waiting.push(Some(cx.waker().clone()));
             }
-            notified.await;
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let Some(place) = self.place.filter(|_| self.batch.done.get().is_none()) else { return };
+        let mut waiting = lock(&self.batch.waiting);
+        if let Some(waker) = waiting.get_mut(place) {
+            *waker = None;
+        }
+        // Whoever waits and gives up again and again does so in one place.
+        while waiting.last().is_some_and(Option::is_none) {
+            waiting.pop();
         }
     }
 }
@@ -91,16 +135,84 @@ impl Receipt {
     /// # Errors
     /// [`PublishError`] if the event was not sealed.
     pub async fn dot(&self) -> Result<Dot, PublishError> {
-        let (first, _) = self.batch.wait().await?;
+        let (first, _) = Waiting::for_batch(self.batch.clone()).await?;
         Ok(Dot { origin: self.origin, seq: first + self.index })
     }
 }
 
 impl IntoFuture for Receipt {
     type Output = Result<Ack, PublishError>;
-    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+    type IntoFuture = Acked;
 
-    fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move { self.batch.wait().await.map(|(_, ack)| ack.of(self.index)) })
+    fn into_future(self) -> Acked {
+        Acked { waiting: Waiting::for_batch(self.batch), index: self.index }
+    }
+}
+
+/// Waits for the [`Ack`] of one event; what awaiting a [`Receipt`] is. Cancel-safe.
+#[derive(Debug)]
+pub struct Acked {
+    waiting: Waiting,
+    index: u64,
+}
+
+impl Future for Acked {
+    type Output = Result<Ack, PublishError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let index = self.index;
+        Pin::new(&mut self.waiting).poll(cx).map(|acked| acked.map(|(_, ack)| ack.of(index)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Wake;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Woken(std::sync::atomic::AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+
+    fn waiting(batch: &Arc<BatchAck>, woken: &Arc<Woken>) -> Waiting {
+        let mut waiting = Waiting::for_batch(batch.clone());
+        let waker = Waker::from(woken.clone());
+        assert!(Pin::new(&mut waiting).poll(&mut Context::from_waker(&waker)).is_pending());
+        waiting
+    }
+
+    #[test]
+    fn all_who_wait_are_woken_and_told_and_those_who_gave_up_are_not_counted() {
+        let (batch, woken) = (Arc::new(BatchAck::default()), Arc::new(Woken::default()));
+        let first = waiting(&batch, &woken);
+        let second = waiting(&batch, &woken);
+        let third = waiting(&batch, &woken);
+        drop(second);
+        assert_eq!(batch.complete(Ok((7, Ack::Sent { links: 1 }))), 2);
+        assert_eq!(woken.0.load(std::sync::atomic::Ordering::Relaxed), 2);
+        drop(third);
+        let mut cx = Context::from_waker(Waker::noop());
+        for mut waiting in [first, Waiting::for_batch(batch)] {
+            let told = Pin::new(&mut waiting).poll(&mut cx);
+            assert!(matches!(told, Poll::Ready(Ok((7, Ack::Sent { links: 1 })))), "{told:?}");
+        }
+    }
+
+    #[test]
+    fn waiting_again_and_again_takes_no_more_memory() {
+        let (batch, woken) = (Arc::new(BatchAck::default()), Arc::new(Woken::default()));
+        let mut other = waiting(&batch, &woken);
+        for _ in 0..1_000 {
+            drop(waiting(&batch, &woken));
+            let waker = Waker::from(woken.clone());
+            assert!(Pin::new(&mut other).poll(&mut Context::from_waker(&waker)).is_pending());
+        }
+        assert_eq!(lock(&batch.waiting).len(), 1);
     }
 }

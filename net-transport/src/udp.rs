@@ -1,0 +1,164 @@
+//! A UDP socket of the operating system, as quinn takes it: quinn's own, except that a receive which leaves room in its buffers
+//! is not followed by another that finds nothing.
+
+use std::fmt;
+use std::future::Future;
+use std::io::{self, IoSliceMut};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use quinn::udp::{RecvMeta, Transmit, UdpSocketState};
+use quinn::{AsyncUdpSocket, UdpPoller};
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
+
+/// The socket, registered with the runtime it was made in.
+#[derive(Debug)]
+pub(crate) struct TokioSocket {
+    io: UdpSocket,
+    state: UdpSocketState,
+}
+
+impl TokioSocket {
+    /// Of a socket that does not block.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub(crate) fn new(socket: std::net::UdpSocket) -> io::Result<Self> {
+        Ok(Self { state: UdpSocketState::new((&socket).into())?, io: UdpSocket::from_std(socket)? })
+    }
+
+    /// Receives what is there, or nothing if nothing is.
+    fn try_recv(&self, bufs: &mut [IoSliceMut<'_>], meta: &mut [RecvMeta]) -> Option<usize> {
+        let mut received = None;
+        let _ = self.io.try_io(Interest::READABLE, || {
+            let count = self.state.recv((&self.io).into(), bufs, meta)?;
+            received = Some(count);
+            // The system gave fewer than it might have: the socket is empty. That ends the readiness seen before the
+            // call, and no later one.
+            if count < bufs.len() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+        });
+        received
+    }
+}
+
+impl AsyncUdpSocket for TokioSocket {
+    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+        Box::pin(Writable { socket: self, waiting: None })
+    }
+
+    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        self.io.try_io(Interest::WRITABLE, || self.state.send((&self.io).into(), transmit))
+    }
+
+    fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.io.poll_recv_ready(cx))?;
+            if let Some(count) = self.try_recv(bufs, meta) {
+                return Poll::Ready(Ok(count));
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.io.local_addr()
+    }
+
+    fn may_fragment(&self) -> bool {
+        self.state.may_fragment()
+    }
+
+    fn max_transmit_segments(&self) -> usize {
+        self.state.max_gso_segments()
+    }
+
+    fn max_receive_segments(&self) -> usize {
+        self.state.gro_segments()
+    }
+}
+
+/// One connection's wait for room in the socket. Each has its own, since tokio's socket keeps but one waker by itself.
+struct Writable {
+    socket: Arc<TokioSocket>,
+    waiting: Option<Pin<Box<dyn Future<Output = io::Result<()>> + Send + Sync>>>,
+}
+
+impl UdpPoller for Writable {
+    fn poll_writable(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let socket = self.socket.clone();
+        let waiting = self.waiting.get_or_insert_with(|| Box::pin(async move { socket.io.writable().await }));
+        let result = ready!(waiting.as_mut().poll(cx));
+        self.waiting = None;
+        Poll::Ready(result)
+    }
+}
+
+impl fmt::Debug for Writable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Writable").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::time::Duration;
+
+    use super::*;
+
+    fn pair() -> (TokioSocket, std::net::UdpSocket) {
+        let bind = || std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        let (ours, other) = (bind(), bind());
+        ours.set_nonblocking(true).expect("a socket of ours");
+        other.connect(ours.local_addr().expect("bound")).expect("a socket of ours");
+        (TokioSocket::new(ours).expect("in a runtime"), other)
+    }
+
+    async fn receive(socket: &TokioSocket, room: usize) -> usize {
+        let mut memory = vec![vec![0; 65_536]; room];
+        let mut bufs: Vec<IoSliceMut<'_>> = memory.iter_mut().map(|buf| IoSliceMut::new(buf)).collect();
+        let mut meta = vec![RecvMeta::default(); room];
+        let received = poll_fn(|cx| socket.poll_recv(cx, &mut bufs, &mut meta));
+        tokio::time::timeout(Duration::from_secs(10), received).await.expect("what was sent comes").expect("no error")
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn nothing_that_comes_between_two_receives_is_slept_over() {
+        let (socket, other) = pair();
+        // Sent when the last receive has just found the socket empty, or is about to: each must wake the next.
+        let rounds = 20_000;
+        let destination = other.local_addr().expect("bound");
+        let sender = std::thread::spawn(move || {
+            other.set_read_timeout(Some(Duration::from_secs(20))).expect("a socket of ours");
+            for _ in 0..rounds {
+                other.send(&[7]).expect("loopback");
+                other.recv(&mut [0]).expect("an answer");
+            }
+        });
+        for _ in 0..rounds {
+            assert_eq!(receive(&socket, 4).await, 1);
+            socket.io.send_to(&[8], destination).await.expect("loopback");
+        }
+        sender.join().expect("every datagram was answered");
+    }
+
+    #[tokio::test]
+    async fn batches_as_large_as_the_room_are_followed_by_the_rest() {
+        let (socket, other) = pair();
+        for _ in 0..10 {
+            other.send(&[7; 100]).expect("loopback");
+        }
+        let mut count = 0;
+        while count < 10 {
+            count += receive(&socket, 1).await;
+        }
+        assert_eq!(count, 10);
+    }
+}
