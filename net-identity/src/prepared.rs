@@ -1,8 +1,9 @@
 //! A key that many signatures are checked with.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::sync::{LazyLock, OnceLock};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError, Weak};
 
 use curve25519_dalek::constants::ED25519_BASEPOINT_POINT;
 use curve25519_dalek::edwards::{CompressedEdwardsY, EdwardsPoint};
@@ -16,8 +17,6 @@ use crate::EntityId;
 const TABLE_AFTER: u32 = 64;
 /// Tables in this process: 14 MiB. Keys beyond have none.
 const TABLES_MAX: usize = 64;
-
-static TABLES: AtomicUsize = AtomicUsize::new(0);
 
 /// Bits of a scalar that one addition is for.
 const WINDOW: usize = 6;
@@ -84,17 +83,29 @@ fn digits(scalar: &Scalar) -> [i8; WINDOWS] {
     })
 }
 
-/// Multiples of a key, and its place among those that there may be.
-struct Table(Multiples);
+/// Multiples of a key, negated: shared by all that check its signatures, and one of those that there may be.
+struct Table {
+    id: EntityId,
+    multiples: Multiples,
+}
+
+/// The tables that are in use.
+static TABLES: Mutex<BTreeMap<EntityId, Weak<Table>>> = Mutex::new(BTreeMap::new());
 
 impl Table {
-    /// Nothing if there are too many.
-    fn new(point: &EdwardsPoint) -> Option<Self> {
-        if TABLES.fetch_add(1, Ordering::Relaxed) >= TABLES_MAX {
-            TABLES.fetch_sub(1, Ordering::Relaxed);
+    /// The table of a key, made if there is none; nothing if there are too many.
+    fn of(id: EntityId, minus: &EdwardsPoint) -> Option<Arc<Self>> {
+        let mut tables = TABLES.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(table) = tables.get(&id).and_then(Weak::upgrade) {
+            return Some(table);
+        }
+        // One that is about to be removed still counts.
+        if tables.len() >= TABLES_MAX && !tables.contains_key(&id) {
             return None;
         }
-        Some(Self(Multiples::of(point)))
+        let table = Arc::new(Self { id, multiples: Multiples::of(minus) });
+        tables.insert(id, Arc::downgrade(&table));
+        Some(table)
     }
 
     /// s·B + h times the point.
@@ -102,7 +113,7 @@ impl Table {
         static BASE: LazyLock<Multiples> = LazyLock::new(|| Multiples::of(&ED25519_BASEPOINT_POINT));
         // All are read before any is added: additions wait for each other, reads of what is not in the cache do not.
         let mut terms = Vec::with_capacity(2 * WINDOWS);
-        self.0.gather(h, &mut terms);
+        self.multiples.gather(h, &mut terms);
         BASE.gather(s, &mut terms);
         sum(&terms)
     }
@@ -110,7 +121,11 @@ impl Table {
 
 impl Drop for Table {
     fn drop(&mut self) {
-        TABLES.fetch_sub(1, Ordering::Relaxed);
+        let mut tables = TABLES.lock().unwrap_or_else(PoisonError::into_inner);
+        // Another may have been made meanwhile.
+        if tables.get(&self.id).is_some_and(|table| table.strong_count() == 0) {
+            tables.remove(&self.id);
+        }
     }
 }
 
@@ -137,7 +152,8 @@ impl VerifySignature for EntityId {
 }
 
 /// An entity's key, prepared for checking many signatures: it accepts exactly what [`EntityId::verify`] accepts, in half
-/// the time once 64 of them were good. It takes 215 KiB then; only 64 keys of a process do.
+/// the time once 64 of them were good. It takes 215 KiB then, once for all that
+/// are prepared of one key; only 64 keys of a process do.
 pub struct PreparedKey {
     id: EntityId,
     /// The point, negated; nothing if the bytes are no key, or one of small order.
@@ -145,7 +161,7 @@ pub struct PreparedKey {
     /// Signatures that were good, up to [`TABLE_AFTER`].
     good: AtomicU32,
     /// Multiples of `minus`, once there is reason and room for them.
-    table: OnceLock<Option<Table>>,
+    table: OnceLock<Arc<Table>>,
 }
 
 impl PreparedKey {
@@ -158,12 +174,21 @@ impl PreparedKey {
 
     /// s·B − h·A (RFC 8032 §5.1.7), which is R if the signature is good. All of it is public.
     fn expected(&self, minus: &EdwardsPoint, h: &Scalar, s: &Scalar) -> EdwardsPoint {
-        let often = self.good.load(Ordering::Relaxed) >= TABLE_AFTER;
-        let table = if often { self.table.get_or_init(|| Table::new(minus)).as_ref() } else { None };
-        match table {
+        match self.table(minus) {
             Some(table) => table.double_mul(h, s),
             None => EdwardsPoint::vartime_double_scalar_mul_basepoint(h, minus, s),
         }
+    }
+
+    fn table(&self, minus: &EdwardsPoint) -> Option<&Table> {
+        if self.table.get().is_none() && self.good.load(Ordering::Relaxed) >= TABLE_AFTER {
+            // There may be room another time if there is none now.
+            if let Some(table) = Table::of(self.id, minus) {
+                // If another thread was first, it has the same one.
+                let _ = self.table.set(table);
+            }
+        }
+        self.table.get().map(|table| &**table)
     }
 }
 
@@ -200,8 +225,6 @@ impl fmt::Debug for PreparedKey {
 #[cfg(test)]
 mod tests {
     use curve25519_dalek::constants::{ED25519_BASEPOINT_TABLE, EIGHT_TORSION};
-
-    use std::sync::Mutex;
 
     use super::*;
     use crate::{EntityKey, Signer as _};
@@ -274,27 +297,34 @@ mod tests {
             assert_eq!(prepared.verify_signature(&message, &signature), Ok(()));
             assert_eq!(prepared.verify_signature(b"another", &signature), Err(BadSignature));
         }
-        assert!(prepared.table.get().is_some_and(Option::is_some));
+        assert!(prepared.table.get().is_some());
+        let other = PreparedKey::new(key.id());
+        other.good.store(TABLE_AFTER, Ordering::Relaxed);
+        assert_eq!(other.verify_signature(b"another", &[0; 64]), Err(BadSignature));
+        let (a, b) = (prepared.table.get().expect("made"), other.table.get().expect("made"));
+        assert!(Arc::ptr_eq(a, b), "one table for one key");
     }
 
     #[test]
     fn tables_are_bounded_in_number_and_places_come_back() {
         let _counting = COUNTING.lock();
-        let key = EntityKey::from_secret(&[6; 32]);
-        let signature = key.sign(b"m").expect("a key in memory signs");
-        let busy = || {
+        let busy = |n: usize| {
+            let key = EntityKey::from_secret(&[u8::try_from(n).expect("a small number"); 32]);
+            let signature = key.sign(b"m").expect("a key in memory signs");
             let prepared = PreparedKey::new(key.id());
             prepared.good.store(TABLE_AFTER, Ordering::Relaxed);
             assert_eq!(prepared.verify_signature(b"m", &signature), Ok(()), "with a table or without");
-            prepared
+            (prepared, signature)
         };
-        let has_table = |prepared: &PreparedKey| prepared.table.get().is_some_and(Option::is_some);
-        let many: Vec<PreparedKey> = (0..TABLES_MAX + 20).map(|_| busy()).collect();
-        let tables = many.iter().filter(|prepared| has_table(prepared)).count();
+        let mut many: Vec<(PreparedKey, [u8; 64])> = (100..120 + TABLES_MAX).map(busy).collect();
+        let tables = many.iter().filter(|(prepared, _)| prepared.table.get().is_some()).count();
         // Other tests of this process may hold a few.
         assert!(tables > TABLES_MAX / 2 && tables <= TABLES_MAX, "{tables}");
+        let (refused, signature) = many.pop().expect("many");
+        assert!(refused.table.get().is_none());
         drop(many);
-        assert!(has_table(&busy()));
+        assert_eq!(refused.verify_signature(b"m", &signature), Ok(()));
+        assert!(refused.table.get().is_some(), "it asks again");
     }
 
     /// What `s` would have to be so that R = s·B − h·A for the A and R of these bytes.

@@ -15,6 +15,8 @@ pub(crate) struct Group<R> {
 struct State<R> {
     result: Option<R>,
     wakers: Vec<Waker>,
+    /// Threads in [`Group::wait`].
+    blocked: usize,
     /// A leader left while this group waited; whoever takes this becomes the next one.
     lead_offered: bool,
 }
@@ -32,7 +34,7 @@ pub(crate) enum Waited<R> {
 
 impl<R> Default for Group<R> {
     fn default() -> Self {
-        let state = State { result: None, wakers: Vec::new(), lead_offered: false };
+        let state = State { result: None, wakers: Vec::new(), blocked: 0, lead_offered: false };
         Self { state: Mutex::new(state), changed: Condvar::new() }
     }
 }
@@ -43,9 +45,13 @@ impl<R: Clone> Group<R> {
         let mut state = self.lock();
         state.result = Some(result);
         let wakers = std::mem::take(&mut state.wakers);
+        let blocked = state.blocked > 0;
         drop(state);
+        // It costs a call of the system whether anybody waits or not.
+        if blocked {
+            self.changed.notify_all();
+        }
         wakers.into_iter().for_each(Waker::wake);
-        self.changed.notify_all();
     }
 
     /// Makes one of the threads that wait, or will, the leader.
@@ -64,7 +70,9 @@ impl<R: Clone> Group<R> {
             if let Some(result) = &state.result {
                 return Waited::Done(result.clone());
             }
+            state.blocked += 1;
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.blocked -= 1;
         }
     }
 
@@ -92,43 +100,61 @@ impl<R: Clone> Group<R> {
 /// Readers that have reached the end and wait for more.
 #[derive(Debug, Default)]
 pub(crate) struct Watch {
-    state: Mutex<(u64, Vec<Waker>)>,
+    state: Mutex<News>,
     changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct News {
+    version: u64,
+    wakers: Vec<Waker>,
+    /// Threads in [`Watch::wait`].
+    blocked: usize,
 }
 
 impl Watch {
     /// Something new can be read.
     pub(crate) fn notify(&self) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.0 += 1;
-        let wakers = std::mem::take(&mut state.1);
-        drop(state);
+        let mut news = self.lock();
+        news.version += 1;
+        let wakers = std::mem::take(&mut news.wakers);
+        let blocked = news.blocked > 0;
+        drop(news);
+        if blocked {
+            self.changed.notify_all();
+        }
         wakers.into_iter().for_each(Waker::wake);
-        self.changed.notify_all();
     }
 
     /// How often there was news. Taken before looking, so that news in between is not missed.
     pub(crate) fn version(&self) -> u64 {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).0
+        self.lock().version
     }
 
     /// Blocks until there is news after `version`, or the time is over; says whether there is.
     pub(crate) fn wait(&self, version: u64, timeout: Duration) -> bool {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.changed.wait_timeout_while(state, timeout, |state| state.0 == version);
-        waited.unwrap_or_else(PoisonError::into_inner).0.0 != version
+        let mut news = self.lock();
+        news.blocked += 1;
+        let waited = self.changed.wait_timeout_while(news, timeout, |news| news.version == version);
+        let mut news = waited.unwrap_or_else(PoisonError::into_inner).0;
+        news.blocked -= 1;
+        news.version != version
     }
 
     /// Whether there is news after `version`; if not, the waker is woken when there is.
     pub(crate) fn poll(&self, version: u64, context: &Context<'_>) -> Poll<()> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.0 != version {
+        let mut news = self.lock();
+        if news.version != version {
             return Poll::Ready(());
         }
-        if !state.1.iter().any(|waker| waker.will_wake(context.waker())) {
-            state.1.push(context.waker().clone());
+        if !news.wakers.iter().any(|waker| waker.will_wake(context.waker())) {
+            news.wakers.push(context.waker().clone());
         }
         Poll::Pending
+    }
+
+    fn lock(&self) -> MutexGuard<'_, News> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

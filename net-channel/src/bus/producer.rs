@@ -57,7 +57,7 @@ pub(crate) struct Producer {
     me: NodeId,
     /// Whoever opens the channel to publish takes its place.
     pub(crate) standing_in: bool,
-    /// Those who waited for events and were told how these fared, since a batch was taken.
+    /// Those who waited and were told how their events fared, since it was last asked.
     told: AtomicUsize,
     /// Batches that are sent, and stored here if they are to be, and wait for other nodes; the oldest first.
     unreplicated: Waiting,
@@ -90,9 +90,9 @@ const REALTIME_BODY_LEN_MAX: usize = 64 << 10;
 const TOGETHER: usize = 4;
 /// After so many batches of fewer events an event goes at once, and not after those who are about to publish another.
 const FEW_MAX: u32 = 8;
-/// How often those who are about to publish are let go first. Another thread that has to wake for it does so within half of
-/// them.
+/// How often those who are about to publish are let go first, and how long: another thread that wakes for it takes some 30 µs.
 const YIELDS_MAX: usize = 32;
+const GATHER_MAX: Duration = Duration::from_micros(100);
 /// The most batches that wait to be stored on other nodes; the oldest are acknowledged with what is true of them.
 const UNREPLICATED_MAX: usize = 65_536;
 
@@ -350,8 +350,10 @@ impl Producer {
             if !self.is_staged(&endpoint).await {
                 return;
             }
+            let told = self.told.swap(0, Ordering::Relaxed);
             if few < FEW_MAX {
-                self.gather().await;
+                // Many have come together lately. Whoever was just told how its event fared is taken to publish another.
+                self.gather(told).await;
             }
             // Room is waited for before the batch is taken, so that it grows meanwhile, and right before it is sent, so
             // that many producers on one link do not all take the same room.
@@ -387,13 +389,16 @@ impl Producer {
         }
     }
 
-    /// Many have come together lately: whoever is about to publish does so first, and one signature is for all. Whoever has
-    /// just been told how its event fared is taken to be about to publish.
-    async fn gather(&self) {
-        let expected = self.told.swap(0, Ordering::Relaxed);
+    /// Lets those who are about to publish do so first, so that one signature is for all: at least once, and until as many
+    /// have come as were told just now, within bounds.
+    async fn gather(&self, told: usize) {
+        let until = Instant::now() + GATHER_MAX;
         for _ in 0..YIELDS_MAX {
             tokio::task::yield_now().await;
-            if self.staging().open.iter().map(|open| open.builder.events()).sum::<usize>() >= expected {
+            let staging = self.staging();
+            let events: usize = staging.open.iter().map(|open| open.builder.events()).sum();
+            let no_more = staging.bytes >= self.queue_bytes_max || staging.closed.is_some();
+            if events >= told || no_more || Instant::now() >= until {
                 return;
             }
         }

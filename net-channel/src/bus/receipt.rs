@@ -63,8 +63,35 @@ pub struct Receipt {
 #[derive(Debug, Default)]
 pub(crate) struct BatchAck {
     done: OnceLock<Result<(u64, Ack), PublishError>>,
-    /// Those who wait; nothing in the place of one that has given up.
-    waiting: Mutex<Vec<Option<Waker>>>,
+    waiting: Mutex<Wakers>,
+}
+
+/// The wakers of those who wait, each in a place that is its own until it gives up.
+#[derive(Debug, Default)]
+struct Wakers {
+    places: Vec<Option<Waker>>,
+    free: Vec<usize>,
+}
+
+impl Wakers {
+    fn add(&mut self, waker: Waker) -> usize {
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.places.push(None);
+            self.places.len() - 1
+        });
+        self.places[place] = Some(waker);
+        place
+    }
+
+    fn replace(&mut self, place: usize, waker: Waker) -> Option<Waker> {
+        self.places.get_mut(place)?.replace(waker)
+    }
+
+    fn remove(&mut self, place: usize) -> Option<Waker> {
+        let waker = self.places.get_mut(place)?.take();
+        self.free.push(place);
+        waker
+    }
 }
 
 impl BatchAck {
@@ -73,7 +100,12 @@ impl BatchAck {
         // A batch is completed once, by the task that owns it.
         let _ = self.done.set(result);
         let waiting = std::mem::take(&mut *lock(&self.waiting));
-        waiting.into_iter().flatten().map(Waker::wake).count()
+        let mut told = 0;
+        for waker in waiting.places.into_iter().flatten() {
+            told += 1;
+            waker.wake();
+        }
+        told
     }
 }
 
@@ -99,18 +131,22 @@ impl Future for Waiting {
         if let Some(done) = batch.done.get() {
             return Poll::Ready(done.clone());
         }
+        let waker = cx.waker().clone();
         let mut waiting = lock(&batch.waiting);
         // Set before the lock is taken to wake those in it: whoever does not see it now is woken.
         if let Some(done) = batch.done.get() {
             return Poll::Ready(done.clone());
         }
-        match place.and_then(|place| waiting.get_mut(place)) {
-            Some(Some(waker)) => waker.clone_from(cx.waker()),
-            _ => {
-                *place = Some(waiting.len());
-                waiting.push(Some(cx.waker().clone()));
+        let before = match *place {
+            Some(place) => waiting.replace(place, waker),
+            None => {
+                *place = Some(waiting.add(waker));
+                None
             }
-        }
+        };
+        // What a waker does when it is dropped is not ours: not under our lock.
+        drop(waiting);
+        drop(before);
         Poll::Pending
     }
 }
@@ -118,14 +154,8 @@ impl Future for Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         let Some(place) = self.place.filter(|_| self.batch.done.get().is_none()) else { return };
-        let mut waiting = lock(&self.batch.waiting);
-        if let Some(waker) = waiting.get_mut(place) {
-            *waker = None;
-        }
-        // Whoever waits and gives up again and again does so in one place.
-        while waiting.last().is_some_and(Option::is_none) {
-            waiting.pop();
-        }
+        let waker = lock(&self.batch.waiting).remove(place);
+        drop(waker);
     }
 }
 
@@ -209,10 +239,32 @@ mod tests {
         let (batch, woken) = (Arc::new(BatchAck::default()), Arc::new(Woken::default()));
         let mut other = waiting(&batch, &woken);
         for _ in 0..1_000 {
-            drop(waiting(&batch, &woken));
+            // Each begins to wait before the one before gives up.
+            other = waiting(&batch, &woken);
             let waker = Waker::from(woken.clone());
             assert!(Pin::new(&mut other).poll(&mut Context::from_waker(&waker)).is_pending());
         }
-        assert_eq!(lock(&batch.waiting).len(), 1);
+        drop(other);
+        let waiting = lock(&batch.waiting);
+        assert_eq!((waiting.places.len(), waiting.free.len()), (2, 2));
+    }
+
+    #[test]
+    fn a_waker_that_waits_itself_is_dropped_outside_the_lock() {
+        /// The last owner of something that waits for the same batch.
+        struct Owner {
+            _waiting: Waiting,
+        }
+        impl Wake for Owner {
+            fn wake(self: Arc<Self>) {}
+        }
+        let (batch, woken) = (Arc::new(BatchAck::default()), Arc::new(Woken::default()));
+        let mut outer = Waiting::for_batch(batch.clone());
+        for _ in 0..2 {
+            let waker = Waker::from(Arc::new(Owner { _waiting: waiting(&batch, &woken) }));
+            assert!(Pin::new(&mut outer).poll(&mut Context::from_waker(&waker)).is_pending());
+        }
+        drop(outer);
+        assert_eq!(batch.complete(Ok((1, Ack::Sent { links: 0 }))), 0);
     }
 }

@@ -1,5 +1,6 @@
 //! Publish and subscribe between nodes on real sockets.
 
+use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -456,6 +457,38 @@ async fn publisher_that_waits_is_not_starved_by_one_that_never_does() {
     while channel.try_publish([7; 64 << 10]).is_ok() {}
     timeout(DEADLINE, channel.publish("mine")).await.expect("its turn comes").unwrap();
     filling.abort();
+}
+
+/// Whoever was just told how its event fared publishes the next one: all of them share a batch, and a signature.
+#[tokio::test]
+async fn those_who_were_told_together_share_the_next_batch() {
+    const TASKS: usize = 16;
+    const ROUNDS: usize = 50;
+    let a = Node::start(29, vec![]).await;
+    let channel = a.bus.channel("c").open().await.unwrap();
+    let mut subscription = a.bus.subscribe("c").await.unwrap();
+    assert!(channel.wait_for_subscribers(1, DEADLINE).await);
+    let tasks: Vec<_> = (0..TASKS)
+        .map(|n| {
+            let channel = channel.clone();
+            tokio::spawn(async move {
+                for _ in 0..ROUNDS {
+                    channel.publish("mine").await.unwrap().await.unwrap();
+                    for _ in 0..n {
+                        tokio::task::yield_now().await;
+                    }
+                }
+            })
+        })
+        .collect();
+    let mut batches = HashSet::new();
+    for _ in 0..TASKS * ROUNDS {
+        batches.insert(event(&mut subscription).await.batch().open().seal().seq());
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+    assert!(batches.len() <= 2 * ROUNDS, "{} batches of {} events", batches.len(), TASKS * ROUNDS);
 }
 
 /// What is lost or replaced at once of a realtime channel stays small, however many events come together.

@@ -79,7 +79,7 @@ fn builder<'a>(prologue: &'a [u8], psk: &'a Psk, entropy: &Entropy) -> Result<Bu
         .psk(0, psk.expose())
 }
 
-/// X25519 that checks, ring's ChaCha20-Poly1305 as for packets, BLAKE2s, and the caller's randomness.
+/// X25519 that checks, aws-lc's ChaCha20-Poly1305 as for packets, BLAKE2s, and the caller's randomness.
 struct Resolver(Entropy);
 
 impl CryptoResolver for Resolver {
