@@ -1,11 +1,11 @@
 //! Batches: the frame as it came, and a frame whose body is what the origin seals, sealed and signed here.
 
+use aws_lc_rs::aead::{AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use net_channel::{
     BATCH_EVENTS_MAX, BatchBuilder, BatchHash, EVENT_LEN_MAX, Hlc, KEY_LEN_MAX, Parent, SEAL_LEN, SealParams,
     SealedBatch, SealedView,
 };
 use net_transport::{HEADER_LEN, Header, Priority, ShortId, Visibility, prf};
-use aws_lc_rs::aead::{AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 
 use crate::world::{World, flipped};
 

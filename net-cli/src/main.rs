@@ -18,7 +18,7 @@ mod text;
 use std::process::ExitCode;
 
 use clap::Parser;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Runtime;
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::Cli;
@@ -45,5 +45,5 @@ fn main() -> ExitCode {
 }
 
 fn runtime() -> Result<Runtime, Failure> {
-    Builder::new_multi_thread().enable_all().build().map_err(|error| Failure::new(format!("cannot start: {error}")))
+    net::runtime().map_err(|error| Failure::new(format!("cannot start: {error}")))
 }

@@ -21,10 +21,9 @@ pub(crate) const CONNECTION_WINDOW: u32 = 8 << 20;
 const SEND_WINDOW: u64 = 8 << 20;
 /// quinn sends batches of ten packets, and the kernel refuses batches over 64 KiB.
 const MTU_MAX: u16 = 6_500;
-/// Packets that a neighbour acknowledges together (draft-ietf-quic-ack-frequency).
-const PACKETS_PER_ACK: u32 = 8;
-/// The longest that it waits for so many: what a round costs while a link may have fewer in flight.
-const ACK_DELAY_MAX: Duration = Duration::from_millis(5);
+/// Packets that a neighbour acknowledges together (draft-ietf-quic-ack-frequency), or those of its delay of 25 ms: a link that
+/// may have fewer in flight waits so long, so they are few.
+const PACKETS_PER_ACK: u32 = 4;
 /// Silence after which a packet is sent to keep a link.
 const KEEP_ALIVE: Duration = Duration::from_secs(3);
 /// Silence after which a link is given up, in milliseconds.
@@ -108,7 +107,7 @@ fn transport() -> quinn::TransportConfig {
     let mut mtu = MtuDiscoveryConfig::default();
     mtu.upper_bound(MTU_MAX);
     let mut acks = AckFrequencyConfig::default();
-    acks.ack_eliciting_threshold(VarInt::from_u32(PACKETS_PER_ACK - 1)).max_ack_delay(Some(ACK_DELAY_MAX));
+    acks.ack_eliciting_threshold(VarInt::from_u32(PACKETS_PER_ACK - 1));
     let mut transport = quinn::TransportConfig::default();
     transport
         .stream_receive_window(STREAM_WINDOW.into())

@@ -41,6 +41,8 @@ mod metrics;
 #[cfg(feature = "channel")]
 mod node;
 #[cfg(feature = "channel")]
+mod runtime;
+#[cfg(feature = "channel")]
 pub mod state;
 
 #[cfg(feature = "channel")]
@@ -59,6 +61,8 @@ pub use net_channel::{Channel, Cursor, Event, From, Item, NodeEvent, NodeEvents,
 pub use net_transport::{NodeId, Ticket};
 #[cfg(feature = "channel")]
 pub use node::{Node, StartNote};
+#[cfg(feature = "channel")]
+pub use runtime::runtime;
 
 /// The context strings of this crate, for the table and its test.
 #[cfg(feature = "log")]

@@ -74,12 +74,16 @@ fn main() -> Result<()> {
     }
 }
 
-/// One process of a run, with the runtime that an application has by default.
+/// One process of a run, with the runtime that an application has by default; a keeper has that of the `net` command.
 fn role_main(spec: &str) -> Result<()> {
-    let spec = serde_json::from_str(spec)?;
+    let spec: role::Spec = serde_json::from_str(spec)?;
     // One provider for every peer that does TLS.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = match spec.role {
+        #[cfg(feature = "ours")]
+        role::Role::Node => ::net::runtime()?,
+        _ => tokio::runtime::Builder::new_multi_thread().enable_all().build()?,
+    };
     let played = runtime.block_on(role::play(spec));
     if let Err(error) = &played {
         role::say("error", &json!(format!("{error:#}")));
