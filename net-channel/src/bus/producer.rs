@@ -69,8 +69,18 @@ struct Waiting {
     batches: Mutex<VecDeque<Unreplicated>>,
     /// Woken when there is a first one.
     begun: Notify,
+    /// Woken when some are stored elsewhere.
+    settled: Notify,
     /// Nobody is waited for any more.
     ended: AtomicBool,
+}
+
+impl Waiting {
+    /// Events of the latest batches.
+    fn events(&self) -> usize {
+        let events = |batch: &Unreplicated| usize::try_from(batch.range.to - batch.range.from).unwrap_or(usize::MAX);
+        lock(&self.batches).iter().rev().take(LATEST).map(events).sum()
+    }
 }
 
 /// A batch that other nodes have yet to store.
@@ -93,6 +103,11 @@ const FEW_MAX: u32 = 8;
 /// How often those who are about to publish are let go first, and how long: another thread that wakes for it takes some 30 µs.
 const YIELDS_MAX: usize = 32;
 const GATHER_MAX: Duration = Duration::from_micros(100);
+/// Events are few beside so many times as many that are to be stored elsewhere, and wait for those at most so long.
+const FEW_PART: usize = 4;
+const HOLD_MAX: Duration = Duration::from_millis(1);
+/// Batches that are looked at to see whether many events wait for other nodes.
+const LATEST: usize = 16;
 /// The most batches that wait to be stored on other nodes; the oldest are acknowledged with what is true of them.
 const UNREPLICATED_MAX: usize = 65_536;
 
@@ -350,10 +365,13 @@ impl Producer {
             if !self.is_staged(&endpoint).await {
                 return;
             }
-            let told = self.told.swap(0, Ordering::Relaxed);
+            let mut expected = self.told.swap(0, Ordering::Relaxed);
             if few < FEW_MAX {
                 // Many have come together lately. Whoever was just told how its event fared is taken to publish another.
-                self.gather(told).await;
+                if let Some(held) = self.hold_back().await {
+                    expected = held + self.told.swap(0, Ordering::Relaxed);
+                }
+                self.gather(expected).await;
             }
             // Room is waited for before the batch is taken, so that it grows meanwhile, and right before it is sent, so
             // that many producers on one link do not all take the same room.
@@ -389,19 +407,45 @@ impl Producer {
         }
     }
 
+    /// Waits with a few events for many others that are to be stored elsewhere, within bounds: those who wait for them come
+    /// back with more, and one signature and one sync are for all. Left alone, the few would always be a batch behind. Says
+    /// how many were held back, if any were.
+    async fn hold_back(&self) -> Option<usize> {
+        let until = Instant::now() + HOLD_MAX;
+        let mut held = None;
+        loop {
+            let settled = self.unreplicated.settled.notified();
+            tokio::pin!(settled);
+            settled.as_mut().enable();
+            let (events, no_more) = self.staged();
+            if no_more || events >= self.unreplicated.events() / FEW_PART {
+                return held;
+            }
+            held = Some(events);
+            if tokio::time::timeout_at(until, settled).await.is_err() {
+                return held;
+            }
+        }
+    }
+
     /// Lets those who are about to publish do so first, so that one signature is for all: at least once, and until as many
-    /// have come as were told just now, within bounds.
-    async fn gather(&self, told: usize) {
+    /// have come as are expected, within bounds.
+    async fn gather(&self, expected: usize) {
         let until = Instant::now() + GATHER_MAX;
         for _ in 0..YIELDS_MAX {
             tokio::task::yield_now().await;
-            let staging = self.staging();
-            let events: usize = staging.open.iter().map(|open| open.builder.events()).sum();
-            let no_more = staging.bytes >= self.queue_bytes_max || staging.closed.is_some();
-            if events >= told || no_more || Instant::now() >= until {
+            let (events, no_more) = self.staged();
+            if events >= expected || no_more || Instant::now() >= until {
                 return;
             }
         }
+    }
+
+    /// Events that wait to be sealed, and whether no more can come now.
+    fn staged(&self) -> (usize, bool) {
+        let staging = self.staging();
+        let events = staging.open.iter().map(|open| open.builder.events()).sum();
+        (events, staging.bytes >= self.queue_bytes_max || staging.closed.is_some())
     }
 
     /// Seals a batch, gives it its place in the log, sends it, and sees to it that it is acknowledged.
@@ -521,6 +565,8 @@ impl Producer {
             self.tell(&batch.ack, batch.range, Ack::Replicated { n: u32::try_from(n).unwrap_or(u32::MAX) });
             waiting.remove(at);
         }
+        drop(waiting);
+        self.unreplicated.settled.notify_waiters();
     }
 
     /// The task that acknowledges with what is true of them the batches that have waited long enough.

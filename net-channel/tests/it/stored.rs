@@ -270,3 +270,59 @@ async fn a_log_that_ended_elsewhere_is_gone_on_with_and_never_a_seq_is_used_agai
     assert!(dot.seq >= far, "{dot:?}");
     assert_eq!(fake.hand().placed[0].2, Some(far));
 }
+
+#[tokio::test]
+async fn few_events_wait_for_many_to_be_stored_and_then_go_with_more() {
+    const MANY: u64 = 20;
+    let (a, peer) = start(70, vec![]).await;
+    let (b, _) = start(71, vec![peer]).await;
+    let fake = Fake::default();
+    let _keeper = b.keep("*", fake.clone()).await.unwrap();
+    let channel = a.channel("x").replicas(1).open().await.unwrap();
+    assert!(channel.wait_for_subscribers(1, DEADLINE).await);
+    let publish_many = || (0..MANY).map(|_| channel.try_publish("one of many").unwrap()).last().unwrap();
+    // They wait for a millisecond at most, which a busy machine may take for less.
+    let mut went_together = 0;
+    for _ in 0..50 {
+        let placed = fake.hand().placed.len();
+        let many = publish_many();
+        fake.placed(placed + 1).await;
+        let few = channel.try_publish("late").unwrap();
+        for _ in 0..5 {
+            tokio::task::yield_now().await;
+        }
+        fake.decide(Ok(Stored { offset: 0, durable: true }));
+        timeout(DEADLINE, many.into_future()).await.unwrap().unwrap();
+        let more = publish_many();
+        fake.placed(placed + 2).await;
+        let (from, to, _) = fake.hand().placed[placed + 1];
+        went_together += u32::from(to - from == MANY + 1);
+        while fake.hand().placed.last().is_some_and(|(_, to, _)| *to < from + MANY + 1) {
+            tokio::task::yield_now().await;
+        }
+        while !fake.hand().verdicts.is_empty() {
+            fake.decide(Ok(Stored { offset: 0, durable: true }));
+        }
+        for receipt in [few, more] {
+            timeout(DEADLINE, receipt.into_future()).await.unwrap().unwrap();
+        }
+    }
+    assert!(went_together > 0);
+}
+
+#[tokio::test]
+async fn few_events_do_not_wait_for_ever_for_many_that_nobody_stores() {
+    let (a, peer) = start(72, vec![]).await;
+    let (b, _) = start(73, vec![peer]).await;
+    let fake = Fake::default();
+    let _keeper = b.keep("*", fake.clone()).await.unwrap();
+    let channel = a.channel("x").replicas(1).open().await.unwrap();
+    assert!(channel.wait_for_subscribers(1, DEADLINE).await);
+    for _ in 0..100 {
+        drop(channel.try_publish("many").unwrap());
+    }
+    fake.placed(1).await;
+    channel.publish("few").await.unwrap();
+    fake.placed(2).await;
+    timeout(DEADLINE, channel.flush()).await.expect("it is on its way");
+}
