@@ -151,9 +151,11 @@ impl VerifySignature for EntityId {
     }
 }
 
-/// An entity's key, prepared for checking many signatures: it accepts exactly what [`EntityId::verify`] accepts, in half
-/// the time once 64 of them were good. It takes 215 KiB then, once for all that
-/// are prepared of one key; only 64 keys of a process do.
+/// An entity's key, prepared for checking many signatures: it accepts exactly what [`EntityId::verify`] accepts.
+///
+/// After 64 good signatures it has multiples of the key (215 KiB, shared by all that are prepared of one key) and checks in half
+/// the time: some 14 µs for 30. Making them takes as long as some 15 checks. At most 64 keys of a process have them; others
+/// check without, until there is room.
 pub struct PreparedKey {
     id: EntityId,
     /// The point, negated; nothing if the bytes are no key, or one of small order.

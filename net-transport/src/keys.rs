@@ -141,13 +141,12 @@ pub fn base32_decode(text: &str) -> Option<Vec<u8>> {
     BASE32_NOPAD.decode(text.to_ascii_uppercase().as_bytes()).ok()
 }
 
-/// An ed25519 key that signs (RFC 8032); wiped when dropped. Signing takes less than half the time that it takes with the
-/// library which checks signatures, and gives the same bytes.
+/// An ed25519 key that signs (RFC 8032), and never fails to. Its memory is wiped when the last clone is dropped.
 #[derive(Clone)]
 pub struct SigningKey(Ed25519KeyPair);
 
 impl SigningKey {
-    /// The key of these 32 secret bytes (the "private key" of RFC 8032); they must be random.
+    /// The key of these 32 secret bytes (the "private key" of RFC 8032); they must be random, and are the caller's to wipe.
     #[must_use]
     pub fn from_secret(secret: &[u8; 32]) -> Self {
         Self(Ed25519KeyPair::from_seed_unchecked(secret).expect("any 32 bytes are an ed25519 secret"))

@@ -160,7 +160,7 @@ impl Drop for Waiting {
 }
 
 impl Receipt {
-    /// The name of the event: its origin and the seq it was given when it was sealed.
+    /// The name of the event: its origin and the seq it was given when it was sealed. Cancel-safe.
     ///
     /// # Errors
     /// [`PublishError`] if the event was not sealed.
@@ -179,7 +179,11 @@ impl IntoFuture for Receipt {
     }
 }
 
-/// Waits for the [`Ack`] of one event; what awaiting a [`Receipt`] is. Cancel-safe.
+/// Waits for the [`Ack`] of one event: what awaiting a [`Receipt`] is. It ends when the event's batch has come as far as its
+/// channel promises (sent, in the log, on the disk, on other nodes' disks), for other nodes after ten seconds at the latest,
+/// and gives a [`PublishError`] if the batch could not be sealed or stored, or the channel was closed before.
+///
+/// Cancel-safe: dropped, it loses nothing; clone the receipt before to ask again.
 #[derive(Debug)]
 pub struct Acked {
     waiting: Waiting,

@@ -60,7 +60,7 @@ fn cannot(within: &Path, error: &io::Error) -> Failure {
             .next(format!("`mkdir -p {dir}`, or one that is there: `net bench log --dir .`"));
     }
     // The name of what was to be made there is of no interest.
-    Failure::new(format!("cannot write in {dir}: {}", error.kind()))
+    Failure::new(format!("cannot write in {dir}: no file can be made there ({})", error.kind()))
         .next("a directory that you may write, on the disk in question: `net bench log --dir DIRECTORY`")
 }
 
