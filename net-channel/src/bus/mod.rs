@@ -1,5 +1,6 @@
 //! Publish and subscribe on the links of a node: the shell around [`crate::core`].
 
+mod acks;
 mod channel;
 mod environment;
 mod events;

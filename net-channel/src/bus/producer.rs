@@ -2,7 +2,7 @@
 //! seals whatever has gathered and hands it to the links.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::batch::HEAD_LEN_MAX;
 use crate::bus::PublishError;
+use crate::bus::acks::Acks;
 use crate::bus::environment::Environment;
 use crate::bus::metrics::ProducerMetrics;
 use crate::bus::receipt::{Ack, BatchAck, Receipt};
@@ -57,43 +58,10 @@ pub(crate) struct Producer {
     me: NodeId,
     /// Whoever opens the channel to publish takes its place.
     pub(crate) standing_in: bool,
-    /// Those who waited and were told how their events fared, since it was last asked.
-    told: AtomicUsize,
-    /// Batches that are sent, and stored here if they are to be, and wait for other nodes; the oldest first.
-    unreplicated: Waiting,
+    /// What whoever publishes is told.
+    acks: Acks,
 }
 
-/// What waits for other nodes. Locked after the publisher, never before it.
-#[derive(Default)]
-struct Waiting {
-    batches: Mutex<VecDeque<Unreplicated>>,
-    /// Woken when there is a first one.
-    begun: Notify,
-    /// Woken when some are stored elsewhere.
-    settled: Notify,
-    /// Nobody is waited for any more.
-    ended: AtomicBool,
-}
-
-impl Waiting {
-    /// Events of the latest batches.
-    fn events(&self) -> usize {
-        let events = |batch: &Unreplicated| usize::try_from(batch.range.to - batch.range.from).unwrap_or(usize::MAX);
-        lock(&self.batches).iter().rev().take(LATEST).map(events).sum()
-    }
-}
-
-/// A batch that other nodes have yet to store.
-struct Unreplicated {
-    range: SeqRange,
-    ack: Arc<BatchAck>,
-    /// What is true of it now.
-    reached: Ack,
-    until: Instant,
-}
-
-/// How long an event waits to be stored on other nodes before it is acknowledged with what is true of it.
-pub(crate) const REPLICAS_TIMEOUT: Duration = Duration::from_secs(10);
 /// The most bytes of a body of several realtime events: what is lost or replaced at once.
 const REALTIME_BODY_LEN_MAX: usize = 64 << 10;
 /// So many events in a batch have come together.
@@ -103,14 +71,9 @@ const FEW_MAX: u32 = 8;
 /// How often those who are about to publish are let go first, and how long: another thread that wakes for it takes some 30 µs.
 const YIELDS_MAX: usize = 32;
 const GATHER_MAX: Duration = Duration::from_micros(100);
-/// Events are few beside so many times as many that are to be stored elsewhere, and wait for those at most so long.
+/// Events are few beside so many times as many that are awaited from other nodes, and are held at most so long.
 const FEW_PART: usize = 4;
 const HOLD_MAX: Duration = Duration::from_millis(1);
-/// Batches that are looked at to see whether many events wait for other nodes.
-const LATEST: usize = 16;
-/// The most batches that wait to be stored on other nodes; the oldest are acknowledged with what is true of them.
-const UNREPLICATED_MAX: usize = 65_536;
-
 #[derive(Default)]
 struct Staging {
     clock: HlcClock,
@@ -242,8 +205,7 @@ impl Producer {
             replicas,
             me,
             standing_in,
-            told: AtomicUsize::new(0),
-            unreplicated: Waiting::default(),
+            acks: Acks::default(),
         }
     }
 
@@ -365,11 +327,11 @@ impl Producer {
             if !self.is_staged(&endpoint).await {
                 return;
             }
-            let mut expected = self.told.swap(0, Ordering::Relaxed);
+            let mut expected = self.acks.take_told();
             if few < FEW_MAX {
                 // Many have come together lately. Whoever was just told how its event fared is taken to publish another.
                 if let Some(held) = self.hold_back().await {
-                    expected = held + self.told.swap(0, Ordering::Relaxed);
+                    expected = held + self.acks.take_told();
                 }
                 self.gather(expected).await;
             }
@@ -407,18 +369,18 @@ impl Producer {
         }
     }
 
-    /// Waits with a few events for many others that are to be stored elsewhere, within bounds: those who wait for them come
-    /// back with more, and one signature and one sync are for all. Left alone, the few would always be a batch behind. Says
+    /// Waits with a few events while many wait for others to be stored elsewhere, within bounds: those many come back with
+    /// more, and one signature and one sync are for all. Left alone, the few would always be a batch behind. Says
     /// how many were held back, if any were.
     async fn hold_back(&self) -> Option<usize> {
         let until = Instant::now() + HOLD_MAX;
         let mut held = None;
         loop {
-            let settled = self.unreplicated.settled.notified();
+            let settled = self.acks.settled();
             tokio::pin!(settled);
             settled.as_mut().enable();
             let (events, no_more) = self.staged();
-            if no_more || events >= self.unreplicated.events() / FEW_PART {
+            if no_more || events >= self.acks.waiting() / FEW_PART {
                 return held;
             }
             held = Some(events);
@@ -517,29 +479,10 @@ impl Producer {
     /// Acknowledges a batch of which this is true, at once or when enough nodes have stored it.
     fn acknowledge(&self, range: SeqRange, ack: Arc<BatchAck>, reached: Ack) {
         if self.replicas == 0 {
-            return self.tell(&ack, range, reached);
+            return self.acks.tell(&ack, range, reached);
         }
-        {
-            let mut waiting = lock(&self.unreplicated.batches);
-            if self.unreplicated.ended.load(Ordering::Acquire) {
-                return self.tell(&ack, range, reached);
-            }
-            let until = Instant::now() + REPLICAS_TIMEOUT;
-            let at = waiting.partition_point(|other| other.range.from < range.from);
-            waiting.insert(at, Unreplicated { range, ack, reached, until });
-            if waiting.len() > UNREPLICATED_MAX
-                && let Some(oldest) = waiting.pop_front()
-            {
-                self.tell(&oldest.ack, oldest.range, oldest.reached);
-            }
-            self.unreplicated.begun.notify_one();
-        }
+        self.acks.wait_for_others(range, ack, reached);
         self.settle(range);
-    }
-
-    fn tell(&self, batch: &BatchAck, range: SeqRange, reached: Ack) {
-        let told = batch.complete(Ok((range.from, reached)));
-        self.told.fetch_add(told, Ordering::Relaxed);
     }
 
     /// A node says that it has stored events: acknowledges the batches that are on enough disks now.
@@ -552,50 +495,18 @@ impl Producer {
 
     /// Acknowledges the batches of these seqs that enough nodes have stored.
     fn settle(&self, range: SeqRange) {
-        // In this order: whoever waits for the publisher looks at what waits for others.
         let publisher = lock(&self.publisher);
-        let mut waiting = lock(&self.unreplicated.batches);
-        let mut at = waiting.partition_point(|batch| batch.range.to <= range.from);
-        while let Some(batch) = waiting.get(at).filter(|batch| batch.range.from < range.to) {
-            let n = publisher.replicas(batch.range, &self.me);
-            if n < self.replicas {
-                at += 1;
-                continue;
-            }
-            self.tell(&batch.ack, batch.range, Ack::Replicated { n: u32::try_from(n).unwrap_or(u32::MAX) });
-            waiting.remove(at);
-        }
-        drop(waiting);
-        self.unreplicated.settled.notify_waiters();
+        self.acks.settle(range, self.replicas, |range| publisher.replicas(range, &self.me));
     }
 
     /// The task that acknowledges with what is true of them the batches that have waited long enough.
     pub(crate) async fn give_up_in_time(self: Arc<Self>) {
-        loop {
-            let begun = self.unreplicated.begun.notified();
-            let until = lock(&self.unreplicated.batches).front().map(|batch| batch.until);
-            match until {
-                None => begun.await,
-                Some(until) => {
-                    tokio::time::sleep_until(until).await;
-                    self.give_up(|batch| batch.until <= until);
-                }
-            }
-        }
+        self.acks.give_up_in_time().await;
     }
 
     /// Acknowledges all batches with what is true of them; nobody is waited for any more.
     pub(crate) fn end_waiting(&self) {
-        self.unreplicated.ended.store(true, Ordering::Release);
-        self.give_up(|_| true);
-    }
-
-    fn give_up(&self, when: impl Fn(&Unreplicated) -> bool) {
-        let mut waiting = lock(&self.unreplicated.batches);
-        while let Some(batch) = waiting.front().filter(|batch| when(batch)) {
-            self.tell(&batch.ack, batch.range, batch.reached);
-            waiting.pop_front();
-        }
+        self.acks.end();
     }
 
     /// Whether this producer waits for other nodes to store events.
@@ -605,7 +516,7 @@ impl Producer {
 
     /// Whether no event waits to be stored on other nodes.
     pub(crate) fn is_replicated(&self) -> bool {
-        lock(&self.unreplicated.batches).is_empty()
+        self.acks.is_empty()
     }
 
     /// Seals with a new key if the one before is old. It is kept before anything is sealed with it, or a crash could leave

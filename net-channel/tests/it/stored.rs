@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use net_channel::{
-    Ack, BatchHash, Bus, Cursor, OpenStore, PublishError, Seek, SenderKey, SeqRange, Store, StoreError, StoreFuture,
-    StorePlace, Stored,
+    Ack, BatchHash, Bus, Channel, Cursor, Keeper, OpenStore, PublishError, Seek, SenderKey, SeqRange, Store,
+    StoreError, StoreFuture, StorePlace, Stored,
 };
 use net_identity::EntityId;
 use net_transport::{Header, Peer};
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::bus::Node;
@@ -271,32 +272,42 @@ async fn a_log_that_ended_elsewhere_is_gone_on_with_and_never_a_seq_is_used_agai
     assert_eq!(fake.hand().placed[0].2, Some(far));
 }
 
+/// A producer of `x` that waits for one other node, and that node, which keeps what is there in `fake`.
+async fn kept_by_another(seeds: [u8; 2], fake: &Fake) -> (Channel, [Bus; 2], Keeper) {
+    let (a, peer) = start(seeds[0], vec![]).await;
+    let (b, _) = start(seeds[1], vec![peer]).await;
+    let keeper = b.keep("*", fake.clone()).await.expect("a store");
+    let channel = a.channel("x").replicas(1).open().await.expect("a channel");
+    assert!(channel.wait_for_subscribers(1, DEADLINE).await);
+    (channel, [a, b], keeper)
+}
+
+/// So many tasks that each publish an event and wait for it, all at once.
+async fn publish_and_wait(channel: &Channel, many: u64) -> Vec<JoinHandle<Result<Ack, PublishError>>> {
+    let publish = || channel.try_publish("one of many").expect("there is room");
+    let tasks = (0..many).map(|_| tokio::spawn(publish().into_future())).collect();
+    tokio::task::yield_now().await;
+    tasks
+}
+
 #[tokio::test]
 async fn few_events_wait_for_many_to_be_stored_and_then_go_with_more() {
     const MANY: u64 = 20;
-    let (a, peer) = start(70, vec![]).await;
-    let (b, _) = start(71, vec![peer]).await;
     let fake = Fake::default();
-    let _keeper = b.keep("*", fake.clone()).await.unwrap();
-    let channel = a.channel("x").replicas(1).open().await.unwrap();
-    assert!(channel.wait_for_subscribers(1, DEADLINE).await);
-    let publish_many = || {
-        let receipts: Vec<_> = (0..MANY).map(|_| channel.try_publish("one of many").unwrap()).collect();
-        receipts.into_iter().next().expect("many")
-    };
+    let (channel, _nodes, _keeper) = kept_by_another([70, 71], &fake).await;
     // They wait for a millisecond at most, which a busy machine may take for less.
     let mut went_together = 0;
     for _ in 0..50 {
         let placed = fake.hand().placed.len();
-        let many = publish_many();
+        let mut tasks = publish_and_wait(&channel, MANY).await;
         fake.placed(placed + 1).await;
         let few = channel.try_publish("late").unwrap();
         for _ in 0..5 {
             tokio::task::yield_now().await;
         }
         fake.decide(Ok(Stored { offset: 0, durable: true }));
-        timeout(DEADLINE, many.into_future()).await.unwrap().unwrap();
-        let more = publish_many();
+        timeout(DEADLINE, tasks.pop().expect("many")).await.unwrap().unwrap().unwrap();
+        tasks.extend(publish_and_wait(&channel, MANY).await);
         fake.placed(placed + 2).await;
         let (from, to, _) = fake.hand().placed[placed + 1];
         went_together += u32::from(to - from == MANY + 1);
@@ -306,8 +317,9 @@ async fn few_events_wait_for_many_to_be_stored_and_then_go_with_more() {
         while !fake.hand().verdicts.is_empty() {
             fake.decide(Ok(Stored { offset: 0, durable: true }));
         }
-        for receipt in [few, more] {
-            timeout(DEADLINE, receipt.into_future()).await.unwrap().unwrap();
+        timeout(DEADLINE, few.into_future()).await.unwrap().unwrap();
+        for task in tasks {
+            timeout(DEADLINE, task).await.unwrap().unwrap().unwrap();
         }
     }
     assert!(went_together > 0);
@@ -315,17 +327,30 @@ async fn few_events_wait_for_many_to_be_stored_and_then_go_with_more() {
 
 #[tokio::test]
 async fn few_events_do_not_wait_for_ever_for_many_that_nobody_stores() {
-    let (a, peer) = start(72, vec![]).await;
-    let (b, _) = start(73, vec![peer]).await;
     let fake = Fake::default();
-    let _keeper = b.keep("*", fake.clone()).await.unwrap();
-    let channel = a.channel("x").replicas(1).open().await.unwrap();
-    assert!(channel.wait_for_subscribers(1, DEADLINE).await);
-    for _ in 0..100 {
-        drop(channel.try_publish("many").unwrap());
-    }
+    let (channel, _nodes, _keeper) = kept_by_another([72, 73], &fake).await;
+    let _tasks = publish_and_wait(&channel, 100).await;
     fake.placed(1).await;
     channel.publish("few").await.unwrap();
     fake.placed(2).await;
     timeout(DEADLINE, channel.flush()).await.expect("it is on its way");
+}
+
+#[tokio::test]
+async fn few_events_do_not_wait_for_many_that_nobody_waits_for() {
+    let fake = Fake::default();
+    let (channel, _nodes, _keeper) = kept_by_another([74, 75], &fake).await;
+    let mut at_once = 0;
+    for _ in 0..50 {
+        for _ in 0..20 {
+            drop(channel.try_publish("one of many").unwrap());
+        }
+        let placed = fake.hand().placed.len();
+        fake.placed(placed + 1).await;
+        let begun = Instant::now();
+        channel.publish("late").await.unwrap();
+        channel.flush().await;
+        at_once += u32::from(begun.elapsed() < Duration::from_micros(900));
+    }
+    assert!(at_once > 0, "each was held for a millisecond");
 }
