@@ -90,8 +90,8 @@ impl ChannelBuilder {
     /// Acknowledges an event when so many other nodes have it on their disks ([`crate::Ack::Replicated`]): those that keep the
     /// channel ([`Bus::keep`]). What is not there after ten seconds is acknowledged with what is true of it, which is no error.
     ///
-    /// Few events that are published while many wait for other nodes are held for up to a millisecond, so that they share
-    /// a batch with those that follow: their acknowledgement is late by that, [`crate::Channel::publish`] is not.
+    /// Few events that are published while many are awaited from other nodes are held for up to two milliseconds, so that they
+    /// share a batch with those that follow: their acknowledgement is late by that, [`crate::Channel::publish`] is not.
     pub fn replicas(mut self, n: usize) -> Self {
         self.options.replicas = n;
         self

@@ -71,7 +71,8 @@ const FEW_MAX: u32 = 8;
 /// How often those who are about to publish are let go first, and how long: another thread that wakes for it takes some 30 µs.
 const YIELDS_MAX: usize = 32;
 const GATHER_MAX: Duration = Duration::from_micros(100);
-/// Events are few beside so many times as many that are awaited from other nodes, and are held at most so long.
+/// Events are few beside so many times as many that are awaited from other nodes, and are held at most so long, which tokio's
+/// timer makes up to two milliseconds.
 const FEW_PART: usize = 4;
 const HOLD_MAX: Duration = Duration::from_millis(1);
 #[derive(Default)]

@@ -352,5 +352,5 @@ async fn few_events_do_not_wait_for_many_that_nobody_waits_for() {
         channel.flush().await;
         at_once += u32::from(begun.elapsed() < Duration::from_micros(900));
     }
-    assert!(at_once > 0, "each was held for a millisecond");
+    assert!(at_once > 25, "{at_once} of 50 were not held");
 }
