@@ -295,7 +295,7 @@ async fn few_events_wait_for_many_to_be_stored_and_then_go_with_more() {
     const MANY: u64 = 20;
     let fake = Fake::default();
     let (channel, _nodes, _keeper) = kept_by_another([70, 71], &fake).await;
-    // They wait for a millisecond at most, which a busy machine may take for less.
+    // They are held for two milliseconds at most, which a busy machine may be too slow for.
     let mut went_together = 0;
     for _ in 0..50 {
         let placed = fake.hand().placed.len();
