@@ -49,7 +49,8 @@ impl Default for ChannelOptions {
 
 impl ChannelBuilder {
     /// Newest wins: events are never held, repaired or given again, and are nobody's causes; what is lost is told as a
-    /// gap. For positions and readings that the next one replaces. One origin's channel is this or reliable, the default.
+    /// gap when the next one comes, so the loss of the last one is not told. For positions and readings that the next one
+    /// replaces. One origin's channel is this or reliable, the default.
     pub fn realtime(mut self) -> Self {
         self.options.class = Class::Realtime;
         self
