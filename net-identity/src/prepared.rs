@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError, Weak};
 
-use curve25519_dalek::constants::ED25519_BASEPOINT_POINT;
+use curve25519_dalek::constants::{ED25519_BASEPOINT_POINT, EIGHT_TORSION};
 use curve25519_dalek::edwards::{CompressedEdwardsY, EdwardsPoint};
 use curve25519_dalek::scalar::Scalar;
 use net_transport::BadSignature;
@@ -18,25 +18,28 @@ const TABLE_AFTER: u32 = 64;
 /// Tables in this process: 14 MiB. Keys beyond have none.
 const TABLES_MAX: usize = 64;
 
-/// Bits of a scalar that one addition is for.
-const WINDOW: usize = 6;
-/// Windows of a scalar, which is below 2^253.
-const WINDOWS: usize = 253_usize.div_ceil(WINDOW);
-/// Multiples of a window's point: digits go from `-MULTIPLES` to `MULTIPLES`, and a negative one is subtracted.
-const MULTIPLES: usize = 1 << (WINDOW - 1);
+/// 1 to 2^(`BITS` - 1) times each of P, 2^`BITS`·P, 2^(2·`BITS`)·P and so on: with them a multiple of P takes an addition for
+/// each `BITS` bits and no doubling (fixed-base windowing; Brickell, Gordon, McCurley and Wilson, EUROCRYPT '92). In variable
+/// time: for what is public.
+struct Multiples<const BITS: usize>(Box<[EdwardsPoint]>);
 
-/// 1 to [`MULTIPLES`] times each of P, 2^6·P, 2^12·P and so on: with them a multiple of P takes an addition a window and no
-/// doubling (fixed-base windowing; Brickell, Gordon, McCurley and Wilson, EUROCRYPT '92). In variable time: for what is public.
-struct Multiples(Box<[EdwardsPoint]>);
+/// Digits of a scalar, which is below 2^253.
+const fn digits_of(bits: usize) -> usize {
+    253_usize.div_ceil(bits)
+}
 
-impl Multiples {
+impl<const BITS: usize> Multiples<BITS> {
+    const DIGITS: usize = digits_of(BITS);
+    /// Of one digit's point: digits go from `-MULTIPLES` to `MULTIPLES`, and a negative one is subtracted.
+    const MULTIPLES: usize = 1 << (BITS - 1);
+
     fn of(point: &EdwardsPoint) -> Self {
-        let mut multiples = Vec::with_capacity(WINDOWS * MULTIPLES);
+        let mut multiples = Vec::with_capacity(Self::DIGITS * Self::MULTIPLES);
         let mut base = *point;
-        for _ in 0..WINDOWS {
+        for _ in 0..Self::DIGITS {
             let mut multiple = base;
             multiples.push(multiple);
-            for _ in 1..MULTIPLES {
+            for _ in 1..Self::MULTIPLES {
                 multiple += base;
                 multiples.push(multiple);
             }
@@ -47,7 +50,7 @@ impl Multiples {
 
     /// What is added, and what is subtracted, for `scalar` times the point.
     fn gather(&self, scalar: &Scalar, terms: &mut Vec<Term>) {
-        for (multiples, digit) in self.0.chunks_exact(MULTIPLES).zip(digits(scalar)) {
+        for (multiples, digit) in self.0.chunks_exact(Self::MULTIPLES).zip(digits::<BITS>(scalar)) {
             if digit != 0 {
                 let multiple = multiples[usize::from(digit.unsigned_abs()) - 1];
                 terms.push(Term { multiple, negative: digit < 0 });
@@ -69,24 +72,29 @@ fn sum(terms: &[Term]) -> EdwardsPoint {
     })
 }
 
-/// The scalar in base 2^[`WINDOW`], the lowest digit first, each with a sign and at most [`MULTIPLES`].
-fn digits(scalar: &Scalar) -> [i8; WINDOWS] {
+/// The scalar in base 2^`BITS`, at most 2^8: the lowest digit first, each with a sign and at most half the base.
+fn digits<const BITS: usize>(scalar: &Scalar) -> impl Iterator<Item = i16> {
     let bytes = scalar.as_bytes();
     let mut carry = 0;
-    std::array::from_fn(|window| {
-        let bit = window * WINDOW;
+    (0..digits_of(BITS)).map(move |digit| {
+        let bit = digit * BITS;
         let pair = [bytes[bit / 8], bytes.get(bit / 8 + 1).copied().unwrap_or(0)];
-        let bits = (u16::from_le_bytes(pair) >> (bit % 8)) & ((1 << WINDOW) - 1);
-        let digit = i8::try_from(bits).expect("six bits") + carry;
-        carry = i8::from(usize::from(digit.unsigned_abs()) > MULTIPLES);
-        digit - (carry << WINDOW)
+        let bits = (u16::from_le_bytes(pair) >> (bit % 8)) & ((1 << BITS) - 1);
+        let digit = bits.cast_signed() + carry;
+        carry = i16::from(digit > 1 << (BITS - 1));
+        digit - (carry << BITS)
     })
 }
+
+/// Bits of a digit of what a key is multiplied with: a table of 215 KiB.
+const KEY_BITS: usize = 6;
+/// Bits of a digit of what the base point is multiplied with: a table of 640 KiB, one in the process.
+const BASE_BITS: usize = 8;
 
 /// Multiples of a key, negated: shared by all that check its signatures, and one of those that there may be.
 struct Table {
     id: EntityId,
-    multiples: Multiples,
+    multiples: Multiples<KEY_BITS>,
 }
 
 /// The tables that are in use.
@@ -110,9 +118,9 @@ impl Table {
 
     /// s·B + h times the point.
     fn double_mul(&self, h: &Scalar, s: &Scalar) -> EdwardsPoint {
-        static BASE: LazyLock<Multiples> = LazyLock::new(|| Multiples::of(&ED25519_BASEPOINT_POINT));
+        static BASE: LazyLock<Multiples<BASE_BITS>> = LazyLock::new(|| Multiples::of(&ED25519_BASEPOINT_POINT));
         // All are read before any is added: additions wait for each other, reads of what is not in the cache do not.
-        let mut terms = Vec::with_capacity(2 * WINDOWS);
+        let mut terms = Vec::with_capacity(digits_of(KEY_BITS) + digits_of(BASE_BITS));
         self.multiples.gather(h, &mut terms);
         BASE.gather(s, &mut terms);
         sum(&terms)
@@ -128,6 +136,9 @@ impl Drop for Table {
         }
     }
 }
+
+/// The points whose order is at most 8.
+static SMALL_ORDER: LazyLock<[CompressedEdwardsY; 8]> = LazyLock::new(|| EIGHT_TORSION.map(|point| point.compress()));
 
 /// What checks signatures of one entity: its id for a few, a [`PreparedKey`] for many.
 pub trait VerifySignature {
@@ -208,7 +219,8 @@ impl VerifySignature for PreparedKey {
         let h = Scalar::from_bytes_mod_order_wide(&hash.finalize().into());
         let expected = self.expected(minus, &h, &s);
         // Equal bytes: R is a point in its one proper encoding, so what holds of the one holds of the other.
-        if expected.compress().as_bytes() != r || expected.is_small_order() {
+        let expected = expected.compress();
+        if expected.as_bytes() != r || SMALL_ORDER.contains(&expected) {
             return Err(BadSignature);
         }
         if self.good.load(Ordering::Relaxed) < TABLE_AFTER {
@@ -226,7 +238,7 @@ impl fmt::Debug for PreparedKey {
 
 #[cfg(test)]
 mod tests {
-    use curve25519_dalek::constants::{ED25519_BASEPOINT_TABLE, EIGHT_TORSION};
+    use curve25519_dalek::constants::ED25519_BASEPOINT_TABLE;
 
     use super::*;
     use crate::{EntityKey, Signer as _};
@@ -265,7 +277,7 @@ mod tests {
     #[test]
     fn multiples_are_those_of_the_library_at_every_edge_of_a_digit() {
         let point = EdwardsPoint::mul_base(&Scalar::from(7_u64)) + EIGHT_TORSION[1];
-        let multiples = Multiples::of(&point);
+        let (of_key, of_base) = (Multiples::<KEY_BITS>::of(&point), Multiples::<BASE_BITS>::of(&point));
         let mut scalars = vec![Scalar::ZERO, Scalar::ONE, -Scalar::ONE, -Scalar::from(2_u64)];
         for bit in 0..252 {
             let mut bytes = [0; 32];
@@ -277,10 +289,11 @@ mod tests {
             scalars.push(Scalar::from_bytes_mod_order([byte; 32]));
         }
         for scalar in scalars {
-            assert!(digits(&scalar).iter().all(|digit| usize::from(digit.unsigned_abs()) <= MULTIPLES), "{scalar:?}");
-            let mut terms = Vec::new();
-            multiples.gather(&scalar, &mut terms);
-            assert_eq!(sum(&terms), point * scalar, "{scalar:?}");
+            let (mut by_key, mut by_base) = (Vec::new(), Vec::new());
+            of_key.gather(&scalar, &mut by_key);
+            of_base.gather(&scalar, &mut by_base);
+            assert_eq!(sum(&by_key), point * scalar, "{scalar:?}");
+            assert_eq!(sum(&by_base), point * scalar, "{scalar:?}");
         }
     }
 
