@@ -13,6 +13,7 @@ use crate::config::{EndpointConfig, Limits};
 use crate::crypto::{Entropy, LinkIdentity};
 use crate::dialer::Dialer;
 use crate::directory::{AdvertError, Directory};
+use crate::group::GroupRuntime;
 use crate::inbox::{Events, FrameQueue};
 use crate::joins::Joins;
 use crate::link::{CloseCode, OpenCount};
@@ -122,7 +123,7 @@ impl Endpoint {
                 quic.endpoint_config(&config),
                 Some(server),
                 Arc::new(guarded),
-                runtime.clone(),
+                Arc::new(GroupRuntime(runtime.clone())),
             );
             endpoints.push(endpoint.map_err(BindError::Socket)?);
         }

@@ -67,6 +67,8 @@ mod endpoint;
 mod fair;
 #[cfg(all(fuzzing, feature = "link"))]
 pub mod fuzzing;
+#[cfg(feature = "link")]
+mod group;
 mod header;
 #[cfg(feature = "link")]
 mod inbox;

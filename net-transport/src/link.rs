@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::crypto::PeerIdentity;
 use crate::endpoint::Shared;
+use crate::group::Group;
 use crate::neighbour::Neighbour;
 use crate::quic::{CONNECTION_WINDOW, STREAM_WINDOW};
 use crate::socket::{AddressInUse, canonical};
@@ -60,6 +61,8 @@ pub(crate) struct Link {
     pub(crate) binding: StaticBinding,
     pub(crate) boot: [u8; 8],
     pub(crate) connection: quinn::Connection,
+    /// Where what belongs to the connection runs, beside quinn's driver.
+    group: Group,
     pub(crate) dial: Dial,
     /// The other end had another connection with us when it said hello.
     pub(crate) peer_linked: bool,
@@ -105,6 +108,7 @@ pub(crate) enum EstablishError {
 pub(crate) async fn establish(
     shared: &Arc<Shared>,
     connection: quinn::Connection,
+    group: Group,
     dial: Option<u64>,
     in_use: AddressInUse,
 ) -> Result<(), EstablishError> {
@@ -144,12 +148,14 @@ pub(crate) async fn establish(
         left: AtomicBool::new(false),
         in_use: Mutex::new(in_use),
         connection,
+        group,
     });
     let neighbour = shared.register(&link, theirs.observed.dialable()).map_err(|code| {
         code.close(&link.connection);
         EstablishError::Refused(code)
     })?;
-    shared.tasks.spawn(run(shared.clone(), neighbour, link, send, recv));
+    let running = run(shared.clone(), neighbour, link.clone(), send, recv);
+    link.group.spawn(shared.tasks.track_future(running));
     Ok(())
 }
 

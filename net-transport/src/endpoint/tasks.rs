@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::shared::{Shared, unix_ms};
 use crate::addresses;
+use crate::group::Group;
 use crate::link::{CloseCode, establish};
 use crate::socket::canonical;
 use crate::sync::lock;
@@ -106,7 +107,7 @@ impl Shared {
             }
             let address = incoming.remote_address();
             // quinn checks here that the packet is of somebody who knows the psk, and stays silent if not.
-            let Ok(connecting) = incoming.accept() else {
+            let Ok((connecting, group)) = Group::of_driver(|| incoming.accept()) else {
                 self.counters.handshakes_failed.one();
                 continue;
             };
@@ -115,7 +116,7 @@ impl Shared {
             let shared = self.clone();
             self.tasks.spawn(async move {
                 let established = match timeout(HANDSHAKE_TIMEOUT, connecting).await {
-                    Ok(Ok(connection)) => establish(&shared, connection, None, in_use).await.is_ok(),
+                    Ok(Ok(connection)) => establish(&shared, connection, group, None, in_use).await.is_ok(),
                     _ => false,
                 };
                 if !established {
@@ -166,14 +167,15 @@ impl Shared {
                         shared.counters.dials_held_back.one();
                         return Err((address, "others there have not answered too often, later again".to_owned()));
                     }
-                    let connection = shared.clone().connect(binding, address).await.map_err(|e| (address, e))?;
+                    let (connection, group) =
+                        shared.clone().connect(binding, address).await.map_err(|e| (address, e))?;
                     lock(&shared.state).dialer.answered(&node, address);
                     let mut greeted = greeting.lock().await;
                     if *greeted {
                         return Err((address, "another address was faster".to_owned()));
                     }
                     let in_use = shared.address_in_use(address);
-                    establish(&shared, connection, Some(number), in_use)
+                    establish(&shared, connection, group, Some(number), in_use)
                         .await
                         .map(|()| *greeted = true)
                         .map_err(|error| (address, error.to_string()))
@@ -201,14 +203,15 @@ impl Shared {
         self: Arc<Self>,
         binding: crate::StaticBinding,
         address: SocketAddr,
-    ) -> Result<quinn::Connection, String> {
+    ) -> Result<(quinn::Connection, Group), String> {
         let _in_use = self.address_in_use(address);
         let address = canonical(address);
         let endpoint = self.endpoint_for(address).ok_or("no socket of this address family")?;
         let client = self.quic.client_config(binding);
-        let connecting = endpoint.connect_with(client, address, "net").map_err(|error| error.to_string())?;
+        let connecting = Group::of_driver(|| endpoint.connect_with(client, address, "net"));
+        let (connecting, group) = connecting.map_err(|error| error.to_string())?;
         match timeout(HANDSHAKE_TIMEOUT, connecting).await {
-            Ok(Ok(connection)) => Ok(connection),
+            Ok(Ok(connection)) => Ok((connection, group)),
             Ok(Err(error)) => Err(CloseCode::explain(&error)),
             Err(_) => Err("no answer: nobody there, another mesh or another psk".to_owned()),
         }

@@ -27,14 +27,15 @@ pub(super) async fn write(shared: &Arc<Shared>, neighbour: &Arc<Neighbour>, link
     while !link.drain.is_cancelled() {
         while let Some((lane, sent)) = neighbour.outbox.own_next() {
             let (open, out) = (link.open.open(), link.lanes_out.open());
+            let (group, tasks) = (link.group.clone(), shared.tasks.clone());
             let (shared, neighbour, link) = (shared.clone(), neighbour.clone(), link.clone());
-            shared.tasks.clone().spawn(async move {
+            group.spawn(tasks.track_future(async move {
                 if let Some(send) = write_lane(&shared, &neighbour, &link, lane, sent).await {
                     // Acknowledged, so that the connection may be closed.
                     let _ = send.stopped().await;
                 }
                 drop((open, out));
-            });
+            }));
         }
         tokio::select! {
             biased;
@@ -115,14 +116,15 @@ pub(super) async fn accept(shared: &Arc<Shared>, neighbour: &Arc<Neighbour>, lin
     // At most as many tasks as streams that the transport allows.
     while let Ok(recv) = link.connection.accept_uni().await {
         let open = link.open.open();
+        let (group, tasks) = (link.group.clone(), shared.tasks.clone());
         let (shared, neighbour, link) = (shared.clone(), neighbour.clone(), link.clone());
-        shared.tasks.clone().spawn(async move {
+        group.spawn(tasks.track_future(async move {
             if let Err(code) = read_uni(&shared, &neighbour, &link, recv, open).await {
                 shared.counters.protocol_violations.one();
                 tracing::warn!(node = %link.node, ?code, "a lane of a neighbour is out of order");
                 code.close(&link.connection);
             }
-        });
+        }));
     }
     std::future::pending().await
 }

@@ -1,0 +1,439 @@
+//! Tasks of many futures: what belongs to a connection is polled where quinn drives it, so that bytes pass between the two
+//! without a wake-up of the runtime.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Instant;
+
+use quinn::{AsyncTimer, AsyncUdpSocket, Runtime};
+use tokio::task::coop;
+
+use crate::sync::lock;
+
+type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Futures polled in one go before other tasks have their turn.
+const POLLS_MAX: usize = 64;
+
+/// A task that takes futures in. It ends when all of them have.
+#[derive(Clone)]
+pub(crate) struct Group {
+    runtime: Arc<dyn Runtime>,
+    queue: Arc<Queue>,
+}
+
+/// What is to be polled.
+struct Queue(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    /// New ones.
+    joining: Vec<Work>,
+    /// Places of those that were woken.
+    woken: VecDeque<usize>,
+    /// The task, while it waits.
+    task: Option<Waker>,
+    /// The task has ended, or was dropped.
+    ended: bool,
+}
+
+impl Queue {
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        let mut state = lock(&self.0);
+        change(&mut state);
+        let task = state.task.take();
+        drop(state);
+        task.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// Wakes one future.
+struct Member {
+    queue: Arc<Queue>,
+    place: usize,
+    /// It has been woken since it was polled.
+    woken: AtomicBool,
+}
+
+impl Wake for Member {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !self.woken.swap(true, Ordering::SeqCst) {
+            self.queue.change(|state| state.woken.push_back(self.place));
+        }
+    }
+}
+
+/// The futures of a group, in places that are used again.
+struct Running {
+    queue: Arc<Queue>,
+    places: Vec<Option<(Work, Arc<Member>)>>,
+}
+
+impl Running {
+    fn take_in(&mut self, work: Work, state: &mut State) {
+        let place = self.places.iter().position(Option::is_none).unwrap_or_else(|| {
+            self.places.push(None);
+            self.places.len() - 1
+        });
+        let member = Member { queue: self.queue.clone(), place, woken: AtomicBool::new(true) };
+        self.places[place] = Some((work, Arc::new(member)));
+        state.woken.push_back(place);
+    }
+
+    /// The place of a future that is to be polled; none until the task is woken.
+    fn next(&mut self, cx: &Context<'_>) -> Option<usize> {
+        let queue = self.queue.clone();
+        let mut state = lock(&queue.0);
+        for work in std::mem::take(&mut state.joining) {
+            self.take_in(work, &mut state);
+        }
+        let next = state.woken.pop_front();
+        if next.is_none() {
+            state.ended = self.places.iter().all(Option::is_none);
+            state.task = Some(cx.waker().clone());
+        }
+        next
+    }
+}
+
+impl Future for Running {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        for _ in 0..POLLS_MAX {
+            let Some(place) = self.next(cx) else {
+                let ended = self.places.iter().all(Option::is_none);
+                return if ended { Poll::Ready(()) } else { Poll::Pending };
+            };
+            // One that is done may have been woken once more.
+            let Some((work, member)) = &mut self.places[place] else { continue };
+            // Before the poll, so that a wake-up during it is not lost.
+            member.woken.store(false, Ordering::SeqCst);
+            let waker = Waker::from(member.clone());
+            if work.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
+                self.places[place] = None;
+            }
+            // Without budget nothing of tokio's is ready, whoever asks.
+            if !coop::has_budget_remaining() {
+                break;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let mut state = lock(&self.queue.0);
+        state.ended = true;
+        let joining = std::mem::take(&mut state.joining);
+        drop(state);
+        drop(joining);
+    }
+}
+
+impl Group {
+    /// A task of a runtime, with a first future.
+    fn of(runtime: &Arc<dyn Runtime>, first: Work) -> Self {
+        let queue = Arc::new(Queue(Mutex::new(State { joining: vec![first], ..State::default() })));
+        runtime.spawn(Box::pin(Running { queue: queue.clone(), places: Vec::new() }));
+        Self { runtime: runtime.clone(), queue }
+    }
+
+    /// Calls what makes quinn spawn a connection's driver, and gives the group that the driver is in.
+    pub(crate) fn of_driver<T, E>(call: impl FnOnce() -> Result<T, E>) -> Result<(T, Self), E> {
+        SPAWNED.set(Spawned::Wanted);
+        let made = call();
+        let spawned = SPAWNED.replace(Spawned::Unwanted);
+        match (made?, spawned) {
+            (connecting, Spawned::Group(group)) => Ok((connecting, group)),
+            _ => unreachable!("quinn spawns the driver of a connection when it makes one"),
+        }
+    }
+
+    /// Polls a future in this group's task, or in one of its own if the group's has ended.
+    pub(crate) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
+        let mut own = None;
+        self.queue.change(|state| match state.ended {
+            true => own = Some(future),
+            false => state.joining.push(Box::pin(future)),
+        });
+        if let Some(future) = own {
+            self.runtime.spawn(Box::pin(future));
+        }
+    }
+}
+
+impl fmt::Debug for Group {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Group").finish_non_exhaustive()
+    }
+}
+
+enum Spawned {
+    Unwanted,
+    Wanted,
+    Group(Group),
+}
+
+thread_local! {
+    /// What quinn spawns on this thread, if somebody wants to know.
+    static SPAWNED: Cell<Spawned> = const { Cell::new(Spawned::Unwanted) };
+}
+
+/// A runtime whose tasks are groups where [`Group::of_driver`] wants them.
+#[derive(Debug)]
+pub(crate) struct GroupRuntime(pub(crate) Arc<dyn Runtime>);
+
+impl Runtime for GroupRuntime {
+    fn new_timer(&self, at: Instant) -> Pin<Box<dyn AsyncTimer>> {
+        self.0.new_timer(at)
+    }
+
+    fn spawn(&self, future: Work) {
+        match SPAWNED.replace(Spawned::Unwanted) {
+            Spawned::Wanted => SPAWNED.set(Spawned::Group(Group::of(&self.0, future))),
+            other => {
+                SPAWNED.set(other);
+                self.0.spawn(future);
+            }
+        }
+    }
+
+    fn wrap_udp_socket(&self, socket: std::net::UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
+        self.0.wrap_udp_socket(socket)
+    }
+
+    fn now(&self) -> Instant {
+        self.0.now()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+    use std::task::ready;
+
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    /// Counts how often the task would be scheduled.
+    #[derive(Default)]
+    struct Scheduled(AtomicUsize);
+
+    impl Wake for Scheduled {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Spawns into a group that the test polls by hand, and gives what was spawned outside of it.
+    #[derive(Debug, Default)]
+    struct ByHand(Mutex<Vec<Unshown>>);
+
+    struct Unshown(Work);
+
+    impl fmt::Debug for Unshown {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a future")
+        }
+    }
+
+    impl Runtime for ByHand {
+        fn new_timer(&self, at: Instant) -> Pin<Box<dyn AsyncTimer>> {
+            quinn::TokioRuntime.new_timer(at)
+        }
+
+        fn spawn(&self, future: Work) {
+            lock(&self.0).push(Unshown(future));
+        }
+
+        fn wrap_udp_socket(&self, _: std::net::UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+    }
+
+    impl ByHand {
+        fn take(&self) -> Vec<Work> {
+            lock(&self.0).drain(..).map(|unshown| unshown.0).collect()
+        }
+    }
+
+    fn group(first: impl Future<Output = ()> + Send + 'static) -> (Group, Work, Arc<ByHand>) {
+        let by_hand = Arc::new(ByHand::default());
+        let runtime: Arc<dyn Runtime> = by_hand.clone();
+        let group = Group::of(&runtime, Box::pin(first));
+        let task = by_hand.take().pop().expect("a group is a task");
+        (group, task, by_hand)
+    }
+
+    fn poll(task: &mut Work, scheduled: &Arc<Scheduled>) -> Poll<()> {
+        task.as_mut().poll(&mut Context::from_waker(&Waker::from(scheduled.clone())))
+    }
+
+    #[test]
+    fn what_passes_within_a_group_wakes_no_task() {
+        let (there, mut at_there) = mpsc::unbounded_channel::<u32>();
+        let (back, mut at_back) = mpsc::unbounded_channel::<u32>();
+        let (start, mut started) = mpsc::unbounded_channel::<u32>();
+        let (group, mut task, _) = group(async move {
+            while let Some(n) = started.recv().await {
+                there.send(n).expect("somebody listens");
+                assert_eq!(at_back.recv().await, Some(n + 1));
+            }
+        });
+        group.spawn(async move {
+            while let Some(n) = at_there.recv().await {
+                back.send(n + 1).expect("somebody listens");
+            }
+        });
+        let scheduled = Arc::new(Scheduled::default());
+        assert!(poll(&mut task, &scheduled).is_pending());
+        for n in 0..100 {
+            start.send(n).expect("somebody listens");
+            assert_eq!(scheduled.0.swap(0, Ordering::SeqCst), 1, "what comes from outside schedules the task, once");
+            assert!(poll(&mut task, &scheduled).is_pending());
+            assert_eq!(scheduled.0.load(Ordering::SeqCst), 0);
+        }
+        drop(start);
+        assert!(poll(&mut task, &scheduled).is_ready(), "it ends when all futures have");
+    }
+
+    #[test]
+    fn who_never_rests_lets_other_tasks_have_their_turn() {
+        let polls = Arc::new(AtomicUsize::new(0));
+        let counted = polls.clone();
+        let (_, mut task, _) = group(std::future::poll_fn(move |cx| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        }));
+        let scheduled = Arc::new(Scheduled::default());
+        for turn in 1..=3 {
+            assert!(poll(&mut task, &scheduled).is_pending());
+            assert_eq!(scheduled.0.load(Ordering::SeqCst), turn, "it is scheduled again");
+            assert_eq!(polls.load(Ordering::SeqCst), turn * POLLS_MAX);
+        }
+    }
+
+    #[test]
+    fn places_are_used_again_and_late_wake_ups_of_their_former_futures_do_no_harm() {
+        let (kept, wakers) = mpsc::unbounded_channel();
+        let mut wakers: mpsc::UnboundedReceiver<Waker> = wakers;
+        let (end, mut ended) = mpsc::unbounded_channel::<()>();
+        let (group, mut task, _) = group(async move { while ended.recv().await.is_some() {} });
+        let scheduled = Arc::new(Scheduled::default());
+        for _ in 0..10 {
+            let kept = kept.clone();
+            group.spawn(std::future::poll_fn(move |cx| {
+                let _ = kept.send(cx.waker().clone());
+                Poll::Ready(())
+            }));
+            assert!(poll(&mut task, &scheduled).is_pending());
+        }
+        let polls = Arc::new(AtomicUsize::new(0));
+        let counted = polls.clone();
+        group.spawn(std::future::poll_fn(move |_| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            Poll::<()>::Pending
+        }));
+        assert!(poll(&mut task, &scheduled).is_pending());
+        assert_eq!(polls.load(Ordering::SeqCst), 1);
+        while let Ok(waker) = wakers.try_recv() {
+            waker.wake();
+        }
+        assert!(poll(&mut task, &scheduled).is_pending());
+        // Its place is that of all ten; a poll too many is allowed.
+        assert!((2..=11).contains(&polls.load(Ordering::SeqCst)), "{polls:?}");
+        drop(end);
+        assert!(poll(&mut task, &scheduled).is_pending(), "one is left");
+    }
+
+    #[test]
+    fn futures_go_with_their_task_and_later_ones_have_tasks_of_their_own() {
+        let alive = Arc::new(());
+        let holds = |alive: &Arc<()>| {
+            let alive = alive.clone();
+            async move {
+                std::future::pending::<()>().await;
+                drop(alive);
+            }
+        };
+        let (group, mut task, runtime) = group(holds(&alive));
+        group.spawn(holds(&alive));
+        assert!(poll(&mut task, &Arc::default()).is_pending());
+        group.spawn(holds(&alive));
+        assert_eq!(Arc::strong_count(&alive), 4);
+        drop(task);
+        assert_eq!(Arc::strong_count(&alive), 1, "polled or not");
+        group.spawn(holds(&alive));
+        assert_eq!(Arc::strong_count(&alive), 2);
+        assert_eq!(runtime.take().len(), 1);
+    }
+
+    #[test]
+    fn only_what_quinn_spawns_during_the_call_is_the_group() {
+        let by_hand = Arc::new(ByHand::default());
+        let runtime = GroupRuntime(by_hand.clone());
+        let spawn = || runtime.spawn(Box::pin(std::future::ready(())));
+        spawn();
+        assert_eq!(Group::of_driver(|| Err::<(), _>("refused")).err(), Some("refused"));
+        spawn();
+        let (made, group) = Group::of_driver(|| {
+            spawn();
+            Ok::<_, ()>(7)
+        })
+        .expect("made");
+        assert_eq!(made, 7);
+        spawn();
+        let mut tasks = by_hand.take();
+        assert_eq!(tasks.len(), 4);
+        let polled = Arc::new(AtomicUsize::new(0));
+        let count = polled.clone();
+        group.spawn(async move { _ = count.fetch_add(1, Ordering::SeqCst) });
+        assert!(poll(&mut tasks[2], &Arc::default()).is_ready());
+        assert_eq!(polled.load(Ordering::SeqCst), 1, "it runs with what was spawned in the call");
+    }
+
+    /// Wakes from other threads while the task is polled, so that each wake-up falls at another point of the poll.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn no_wake_up_from_another_thread_is_lost() {
+        const ROUNDS: u32 = 20_000;
+        let runtime: Arc<dyn Runtime> = Arc::new(quinn::TokioRuntime);
+        let (to_group, mut from_outside) = mpsc::unbounded_channel::<u32>();
+        let (to_outside, mut from_group) = mpsc::unbounded_channel::<u32>();
+        let group = Group::of(&runtime, Box::pin(std::future::pending()));
+        group.spawn(async move {
+            while let Some(n) = from_outside.recv().await {
+                to_outside.send(n).expect("the test listens");
+            }
+        });
+        let mut sent = 0;
+        let whole = std::future::poll_fn(|cx| {
+            loop {
+                if sent < ROUNDS {
+                    to_group.send(sent).expect("the group listens");
+                    sent += 1;
+                }
+                let n = ready!(from_group.poll_recv(cx)).expect("the group answers");
+                if n + 1 == ROUNDS {
+                    return Poll::Ready(());
+                }
+            }
+        });
+        tokio::time::timeout(std::time::Duration::from_secs(30), whole).await.expect("nothing is lost");
+    }
+}
