@@ -1,5 +1,5 @@
-//! Tasks of many futures: what belongs to a connection is polled where quinn drives it, so that bytes pass between the two
-//! without a wake-up of the runtime.
+//! Tasks of many futures: what reads from a connection is polled where quinn drives it, so that what comes now and then takes
+//! no wake-up of the runtime between the two. Whoever has much to do leaves for a task of its own meanwhile.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -8,7 +8,7 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Instant;
 
@@ -17,7 +17,32 @@ use tokio::task::coop;
 
 use crate::sync::lock;
 
-type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
+type BoxFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Where a future runs, as it wishes itself: in the group, or apart, in a task of its own. It moves when it next waits.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Place(Arc<AtomicBool>);
+
+impl Place {
+    pub(crate) fn set_apart(&self, apart: bool) {
+        self.0.store(apart, Ordering::Relaxed);
+    }
+
+    fn is_apart(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+struct Work {
+    future: BoxFuture,
+    place: Place,
+}
+
+impl Work {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.future.as_mut().poll(cx)
+    }
+}
 
 /// Futures polled in one go before other tasks have their turn.
 const POLLS_MAX: usize = 64;
@@ -36,7 +61,7 @@ struct Queue(Mutex<State>);
 struct State {
     /// New ones.
     joining: Vec<Work>,
-    /// Places of those that were woken.
+    /// Indices of those that were woken.
     woken: VecDeque<usize>,
     /// The task, while it waits.
     task: Option<Waker>,
@@ -45,9 +70,18 @@ struct State {
 }
 
 impl Queue {
-    fn change(&self, change: impl FnOnce(&mut State)) {
+    /// Takes a future in, or gives it back if the task has ended.
+    fn join(&self, work: Work) -> Result<(), Work> {
         let mut state = lock(&self.0);
-        change(&mut state);
+        if state.ended {
+            return Err(work);
+        }
+        state.joining.push(work);
+        Self::wake(state);
+        Ok(())
+    }
+
+    fn wake(mut state: MutexGuard<'_, State>) {
         let task = state.task.take();
         drop(state);
         task.into_iter().for_each(Waker::wake);
@@ -57,7 +91,7 @@ impl Queue {
 /// Wakes one future.
 struct Member {
     queue: Arc<Queue>,
-    place: usize,
+    index: usize,
     /// It has been woken since it was polled.
     woken: AtomicBool,
 }
@@ -69,29 +103,33 @@ impl Wake for Member {
 
     fn wake_by_ref(self: &Arc<Self>) {
         if !self.woken.swap(true, Ordering::SeqCst) {
-            self.queue.change(|state| state.woken.push_back(self.place));
+            let mut state = lock(&self.queue.0);
+            state.woken.push_back(self.index);
+            Queue::wake(state);
         }
     }
 }
 
-/// The futures of a group, in places that are used again.
+/// The task of a group.
 struct Running {
+    runtime: Arc<dyn Runtime>,
     queue: Arc<Queue>,
-    places: Vec<Option<(Work, Arc<Member>)>>,
+    /// The futures; the index of one that is gone is used again.
+    members: Vec<Option<(Work, Arc<Member>)>>,
 }
 
 impl Running {
     fn take_in(&mut self, work: Work, state: &mut State) {
-        let place = self.places.iter().position(Option::is_none).unwrap_or_else(|| {
-            self.places.push(None);
-            self.places.len() - 1
+        let index = self.members.iter().position(Option::is_none).unwrap_or_else(|| {
+            self.members.push(None);
+            self.members.len() - 1
         });
-        let member = Member { queue: self.queue.clone(), place, woken: AtomicBool::new(true) };
-        self.places[place] = Some((work, Arc::new(member)));
-        state.woken.push_back(place);
+        let member = Member { queue: self.queue.clone(), index, woken: AtomicBool::new(true) };
+        self.members[index] = Some((work, Arc::new(member)));
+        state.woken.push_back(index);
     }
 
-    /// The place of a future that is to be polled; none until the task is woken.
+    /// The index of a future that is to be polled; none until the task is woken.
     fn next(&mut self, cx: &Context<'_>) -> Option<usize> {
         let queue = self.queue.clone();
         let mut state = lock(&queue.0);
@@ -100,10 +138,31 @@ impl Running {
         }
         let next = state.woken.pop_front();
         if next.is_none() {
-            state.ended = self.places.iter().all(Option::is_none);
+            state.ended = self.is_empty();
             state.task = Some(cx.waker().clone());
         }
         next
+    }
+
+    fn is_empty(&self) -> bool {
+        self.members.iter().all(Option::is_none)
+    }
+
+    fn poll_member(&mut self, index: usize) {
+        // One that is gone may have been woken once more.
+        let Some((work, member)) = &mut self.members[index] else { return };
+        // Before the poll, so that a wake-up during it is not lost.
+        member.woken.store(false, Ordering::SeqCst);
+        let waker = Waker::from(member.clone());
+        let polled = work.poll(&mut Context::from_waker(&waker));
+        if polled.is_pending() && !work.place.is_apart() {
+            return;
+        }
+        if let Some((work, _)) = self.members[index].take()
+            && polled.is_pending()
+        {
+            self.runtime.spawn(Box::pin(Apart { work: Some(work), queue: self.queue.clone() }));
+        }
     }
 }
 
@@ -112,18 +171,10 @@ impl Future for Running {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         for _ in 0..POLLS_MAX {
-            let Some(place) = self.next(cx) else {
-                let ended = self.places.iter().all(Option::is_none);
-                return if ended { Poll::Ready(()) } else { Poll::Pending };
+            let Some(index) = self.next(cx) else {
+                return if self.is_empty() { Poll::Ready(()) } else { Poll::Pending };
             };
-            // One that is done may have been woken once more.
-            let Some((work, member)) = &mut self.places[place] else { continue };
-            // Before the poll, so that a wake-up during it is not lost.
-            member.woken.store(false, Ordering::SeqCst);
-            let waker = Waker::from(member.clone());
-            if work.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
-                self.places[place] = None;
-            }
+            self.poll_member(index);
             // Without budget nothing of tokio's is ready, whoever asks.
             if !coop::has_budget_remaining() {
                 break;
@@ -131,6 +182,27 @@ impl Future for Running {
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+}
+
+/// The task of a future that is apart from its group.
+struct Apart {
+    /// Nothing once it is back.
+    work: Option<Work>,
+    queue: Arc<Queue>,
+}
+
+impl Future for Apart {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(mut work) = self.work.take() else { return Poll::Ready(()) };
+        if work.poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        // Without a group to go back to it stays.
+        self.work = if work.place.is_apart() { Some(work) } else { self.queue.join(work).err() };
+        if self.work.is_some() { Poll::Pending } else { Poll::Ready(()) }
     }
 }
 
@@ -146,9 +218,11 @@ impl Drop for Running {
 
 impl Group {
     /// A task of a runtime, with a first future.
-    fn of(runtime: &Arc<dyn Runtime>, first: Work) -> Self {
+    fn of(runtime: &Arc<dyn Runtime>, future: BoxFuture) -> Self {
+        let first = Work { future, place: Place::default() };
         let queue = Arc::new(Queue(Mutex::new(State { joining: vec![first], ..State::default() })));
-        runtime.spawn(Box::pin(Running { queue: queue.clone(), places: Vec::new() }));
+        let running = Running { runtime: runtime.clone(), queue: queue.clone(), members: Vec::new() };
+        runtime.spawn(Box::pin(running));
         Self { runtime: runtime.clone(), queue }
     }
 
@@ -163,15 +237,10 @@ impl Group {
         }
     }
 
-    /// Polls a future in this group's task, or in one of its own if the group's has ended.
-    pub(crate) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
-        let mut own = None;
-        self.queue.change(|state| match state.ended {
-            true => own = Some(future),
-            false => state.joining.push(Box::pin(future)),
-        });
-        if let Some(future) = own {
-            self.runtime.spawn(Box::pin(future));
+    /// Polls a future in this group's task, or in one of its own if it wishes so or the group's has ended.
+    pub(crate) fn spawn(&self, place: Place, future: impl Future<Output = ()> + Send + 'static) {
+        if let Err(work) = self.queue.join(Work { future: Box::pin(future), place }) {
+            self.runtime.spawn(work.future);
         }
     }
 }
@@ -202,7 +271,7 @@ impl Runtime for GroupRuntime {
         self.0.new_timer(at)
     }
 
-    fn spawn(&self, future: Work) {
+    fn spawn(&self, future: BoxFuture) {
         match SPAWNED.replace(Spawned::Unwanted) {
             Spawned::Wanted => SPAWNED.set(Spawned::Group(Group::of(&self.0, future))),
             other => {
@@ -244,7 +313,7 @@ mod tests {
     #[derive(Debug, Default)]
     struct ByHand(Mutex<Vec<Unshown>>);
 
-    struct Unshown(Work);
+    struct Unshown(BoxFuture);
 
     impl fmt::Debug for Unshown {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -257,7 +326,7 @@ mod tests {
             quinn::TokioRuntime.new_timer(at)
         }
 
-        fn spawn(&self, future: Work) {
+        fn spawn(&self, future: BoxFuture) {
             lock(&self.0).push(Unshown(future));
         }
 
@@ -267,12 +336,12 @@ mod tests {
     }
 
     impl ByHand {
-        fn take(&self) -> Vec<Work> {
+        fn take(&self) -> Vec<BoxFuture> {
             lock(&self.0).drain(..).map(|unshown| unshown.0).collect()
         }
     }
 
-    fn group(first: impl Future<Output = ()> + Send + 'static) -> (Group, Work, Arc<ByHand>) {
+    fn group(first: impl Future<Output = ()> + Send + 'static) -> (Group, BoxFuture, Arc<ByHand>) {
         let by_hand = Arc::new(ByHand::default());
         let runtime: Arc<dyn Runtime> = by_hand.clone();
         let group = Group::of(&runtime, Box::pin(first));
@@ -280,7 +349,7 @@ mod tests {
         (group, task, by_hand)
     }
 
-    fn poll(task: &mut Work, scheduled: &Arc<Scheduled>) -> Poll<()> {
+    fn poll(task: &mut BoxFuture, scheduled: &Arc<Scheduled>) -> Poll<()> {
         task.as_mut().poll(&mut Context::from_waker(&Waker::from(scheduled.clone())))
     }
 
@@ -295,7 +364,7 @@ mod tests {
                 assert_eq!(at_back.recv().await, Some(n + 1));
             }
         });
-        group.spawn(async move {
+        group.spawn(Place::default(), async move {
             while let Some(n) = at_there.recv().await {
                 back.send(n + 1).expect("somebody listens");
             }
@@ -338,18 +407,24 @@ mod tests {
         let scheduled = Arc::new(Scheduled::default());
         for _ in 0..10 {
             let kept = kept.clone();
-            group.spawn(std::future::poll_fn(move |cx| {
-                let _ = kept.send(cx.waker().clone());
-                Poll::Ready(())
-            }));
+            group.spawn(
+                Place::default(),
+                std::future::poll_fn(move |cx| {
+                    let _ = kept.send(cx.waker().clone());
+                    Poll::Ready(())
+                }),
+            );
             assert!(poll(&mut task, &scheduled).is_pending());
         }
         let polls = Arc::new(AtomicUsize::new(0));
         let counted = polls.clone();
-        group.spawn(std::future::poll_fn(move |_| {
-            counted.fetch_add(1, Ordering::SeqCst);
-            Poll::<()>::Pending
-        }));
+        group.spawn(
+            Place::default(),
+            std::future::poll_fn(move |_| {
+                counted.fetch_add(1, Ordering::SeqCst);
+                Poll::<()>::Pending
+            }),
+        );
         assert!(poll(&mut task, &scheduled).is_pending());
         assert_eq!(polls.load(Ordering::SeqCst), 1);
         while let Ok(waker) = wakers.try_recv() {
@@ -363,6 +438,60 @@ mod tests {
     }
 
     #[test]
+    fn who_has_much_to_do_leaves_and_comes_back() {
+        let (give, mut given) = mpsc::unbounded_channel::<bool>();
+        let (done, mut at_done) = mpsc::unbounded_channel();
+        let (group, mut task, runtime) = group(std::future::pending());
+        let place = Place::default();
+        let own = place.clone();
+        group.spawn(place, async move {
+            while let Some(apart) = given.recv().await {
+                own.set_apart(apart);
+                let _ = done.send(apart);
+            }
+        });
+        let (of_group, of_own) = (Arc::new(Scheduled::default()), Arc::new(Scheduled::default()));
+        let counts = || (of_group.0.swap(0, Ordering::SeqCst), of_own.0.swap(0, Ordering::SeqCst));
+        assert!(poll(&mut task, &of_group).is_pending());
+        for _ in 0..3 {
+            give.send(false).expect("it listens");
+            assert_eq!(counts(), (1, 0));
+            assert!(poll(&mut task, &of_group).is_pending());
+            assert_eq!((at_done.try_recv(), runtime.take().len()), (Ok(false), 0), "it stays");
+
+            give.send(true).expect("it listens");
+            assert_eq!(counts(), (1, 0));
+            assert!(poll(&mut task, &of_group).is_pending());
+            let mut apart = runtime.take().pop().expect("it has left");
+            assert_eq!(at_done.try_recv(), Ok(true));
+            // The group is still told of what comes before the new task is polled.
+            give.send(true).expect("it listens");
+            assert_eq!(counts(), (1, 0));
+            assert!(poll(&mut task, &of_group).is_pending());
+            assert!(poll(&mut apart, &of_own).is_pending());
+            assert_eq!(at_done.try_recv(), Ok(true));
+
+            give.send(true).expect("it listens");
+            assert_eq!(counts(), (0, 1));
+            assert!(poll(&mut apart, &of_own).is_pending());
+            assert_eq!(at_done.try_recv(), Ok(true));
+            give.send(false).expect("it listens");
+            assert_eq!(counts(), (0, 1));
+            assert!(poll(&mut apart, &of_own).is_ready(), "it is back");
+            assert_eq!((at_done.try_recv(), counts()), (Ok(false), (1, 0)));
+            assert!(poll(&mut task, &of_group).is_pending());
+        }
+        give.send(true).expect("it listens");
+        assert!(poll(&mut task, &of_group).is_pending());
+        let mut apart = runtime.take().pop().expect("it has left");
+        drop(task);
+        give.send(false).expect("it listens");
+        assert!(poll(&mut apart, &of_own).is_pending(), "where its group has ended it stays");
+        drop(give);
+        assert!(poll(&mut apart, &of_own).is_ready());
+    }
+
+    #[test]
     fn futures_go_with_their_task_and_later_ones_have_tasks_of_their_own() {
         let alive = Arc::new(());
         let holds = |alive: &Arc<()>| {
@@ -373,13 +502,13 @@ mod tests {
             }
         };
         let (group, mut task, runtime) = group(holds(&alive));
-        group.spawn(holds(&alive));
+        group.spawn(Place::default(), holds(&alive));
         assert!(poll(&mut task, &Arc::default()).is_pending());
-        group.spawn(holds(&alive));
+        group.spawn(Place::default(), holds(&alive));
         assert_eq!(Arc::strong_count(&alive), 4);
         drop(task);
         assert_eq!(Arc::strong_count(&alive), 1, "polled or not");
-        group.spawn(holds(&alive));
+        group.spawn(Place::default(), holds(&alive));
         assert_eq!(Arc::strong_count(&alive), 2);
         assert_eq!(runtime.take().len(), 1);
     }
@@ -403,7 +532,7 @@ mod tests {
         assert_eq!(tasks.len(), 4);
         let polled = Arc::new(AtomicUsize::new(0));
         let count = polled.clone();
-        group.spawn(async move { _ = count.fetch_add(1, Ordering::SeqCst) });
+        group.spawn(Place::default(), async move { _ = count.fetch_add(1, Ordering::SeqCst) });
         assert!(poll(&mut tasks[2], &Arc::default()).is_ready());
         assert_eq!(polled.load(Ordering::SeqCst), 1, "it runs with what was spawned in the call");
     }
@@ -416,7 +545,7 @@ mod tests {
         let (to_group, mut from_outside) = mpsc::unbounded_channel::<u32>();
         let (to_outside, mut from_group) = mpsc::unbounded_channel::<u32>();
         let group = Group::of(&runtime, Box::pin(std::future::pending()));
-        group.spawn(async move {
+        group.spawn(Place::default(), async move {
             while let Some(n) = from_outside.recv().await {
                 to_outside.send(n).expect("the test listens");
             }

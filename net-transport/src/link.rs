@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::crypto::PeerIdentity;
 use crate::endpoint::Shared;
-use crate::group::Group;
+use crate::group::{Group, Place};
 use crate::neighbour::Neighbour;
 use crate::quic::{CONNECTION_WINDOW, STREAM_WINDOW};
 use crate::socket::{AddressInUse, canonical};
@@ -155,7 +155,7 @@ pub(crate) async fn establish(
         EstablishError::Refused(code)
     })?;
     let running = run(shared.clone(), neighbour, link.clone(), send, recv);
-    link.group.spawn(shared.tasks.track_future(running));
+    link.group.spawn(Place::default(), shared.tasks.track_future(running));
     Ok(())
 }
 

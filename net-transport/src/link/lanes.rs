@@ -11,6 +11,7 @@ use super::codes::{BAD_PRELUDE, CloseCode};
 use super::stream::OpenGuard;
 use super::{Link, PRELUDE_TIMEOUT, STREAM_LANE, STREAM_REALTIME, realtime};
 use crate::endpoint::Shared;
+use crate::group::Place;
 use crate::joins::Solicited;
 use crate::neighbour::Neighbour;
 use crate::outbox::Lane;
@@ -21,21 +22,24 @@ use crate::{HEADER_LEN, Header, Kind};
 const PRELUDE_LEN: usize = 9;
 /// Chunks read from a stream at once.
 const CHUNKS: usize = 32;
+/// Fewer are a small read.
+const CHUNKS_SMALL: usize = 8;
+/// So many small reads one after the other say that there is not much to read.
+const SMALL_READS: u32 = 64;
 
 /// Gives each lane that has frames and no writer one, as long as this connection is the current one.
 pub(super) async fn write(shared: &Arc<Shared>, neighbour: &Arc<Neighbour>, link: &Arc<Link>) -> Infallible {
     while !link.drain.is_cancelled() {
         while let Some((lane, sent)) = neighbour.outbox.own_next() {
             let (open, out) = (link.open.open(), link.lanes_out.open());
-            let (group, tasks) = (link.group.clone(), shared.tasks.clone());
             let (shared, neighbour, link) = (shared.clone(), neighbour.clone(), link.clone());
-            group.spawn(tasks.track_future(async move {
+            shared.tasks.clone().spawn(async move {
                 if let Some(send) = write_lane(&shared, &neighbour, &link, lane, sent).await {
                     // Acknowledged, so that the connection may be closed.
                     let _ = send.stopped().await;
                 }
                 drop((open, out));
-            }));
+            });
         }
         tokio::select! {
             biased;
@@ -118,13 +122,17 @@ pub(super) async fn accept(shared: &Arc<Shared>, neighbour: &Arc<Neighbour>, lin
         let open = link.open.open();
         let (group, tasks) = (link.group.clone(), shared.tasks.clone());
         let (shared, neighbour, link) = (shared.clone(), neighbour.clone(), link.clone());
-        group.spawn(tasks.track_future(async move {
-            if let Err(code) = read_uni(&shared, &neighbour, &link, recv, open).await {
-                shared.counters.protocol_violations.one();
-                tracing::warn!(node = %link.node, ?code, "a lane of a neighbour is out of order");
-                code.close(&link.connection);
-            }
-        }));
+        let place = Place::default();
+        group.spawn(
+            place.clone(),
+            tasks.track_future(async move {
+                if let Err(code) = read_uni(&shared, &neighbour, &link, recv, open, &place).await {
+                    shared.counters.protocol_violations.one();
+                    tracing::warn!(node = %link.node, ?code, "a lane of a neighbour is out of order");
+                    code.close(&link.connection);
+                }
+            }),
+        );
     }
     std::future::pending().await
 }
@@ -136,6 +144,7 @@ async fn read_uni(
     link: &Link,
     mut recv: quinn::RecvStream,
     open: OpenGuard,
+    place: &Place,
 ) -> Result<(), CloseCode> {
     let _open = open;
     let mut rest = [0; PRELUDE_LEN];
@@ -167,7 +176,7 @@ async fn read_uni(
         shared.counters.preludes_refused.one();
         return Err(CloseCode::PROTOCOL);
     };
-    read_lane(shared, neighbour, link, recv, lane, u64::from_le_bytes(sent)).await
+    read_lane(shared, neighbour, link, recv, lane, u64::from_le_bytes(sent), place).await
 }
 
 /// Reads a lane whose prelude has come to its end.
@@ -178,6 +187,7 @@ async fn read_lane(
     mut recv: quinn::RecvStream,
     lane: Lane,
     sent: u64,
+    place: &Place,
 ) -> Result<(), CloseCode> {
     let turn = tokio::select! {
         biased;
@@ -187,6 +197,7 @@ async fn read_lane(
     let mut assembler = Assembler::new();
     let mut chunks = [const { Bytes::new() }; CHUNKS];
     let mut frames = Vec::new();
+    let mut small = 0;
     loop {
         let count = match recv.read_chunks(&mut chunks).await {
             Ok(Some(count)) => count,
@@ -195,6 +206,11 @@ async fn read_lane(
             Err(quinn::ReadError::ConnectionLost(_)) => return Ok(()),
             Err(_) => return Err(CloseCode::PROTOCOL),
         };
+        // While there is much to read, the driver of the connection goes on beside it.
+        small = if count < CHUNKS_SMALL { small + 1 } else { 0 };
+        if count == CHUNKS || small == SMALL_READS {
+            place.set_apart(count == CHUNKS);
+        }
         let mut ended = 0;
         for chunk in &mut chunks[..count] {
             let chunk = std::mem::take(chunk);

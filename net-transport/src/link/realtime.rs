@@ -67,12 +67,12 @@ async fn write_large(shared: &Arc<Shared>, neighbour: &Arc<Neighbour>, link: &Ar
             }
         };
         let open = link.open.open();
-        let (group, neighbour, link) = (link.group.clone(), neighbour.clone(), link.clone());
-        group.spawn(shared.tasks.track_future(async move {
+        let (neighbour, link) = (neighbour.clone(), link.clone());
+        shared.tasks.spawn(async move {
             write_one(&link, frame, &newer).await;
             neighbour.realtime.sent(&pair, &newer);
             drop((permit, open));
-        }));
+        });
     }
 }
 
