@@ -528,6 +528,7 @@ mod tests {
         .expect("made");
         assert_eq!(made, 7);
         spawn();
+        assert!(matches!(SPAWNED.replace(Spawned::Unwanted), Spawned::Unwanted), "what nobody asked for is no group");
         let mut tasks = by_hand.take();
         assert_eq!(tasks.len(), 4);
         let polled = Arc::new(AtomicUsize::new(0));

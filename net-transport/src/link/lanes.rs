@@ -197,7 +197,7 @@ async fn read_lane(
     let mut assembler = Assembler::new();
     let mut chunks = [const { Bytes::new() }; CHUNKS];
     let mut frames = Vec::new();
-    let mut small = 0;
+    let mut load = Load::default();
     loop {
         let count = match recv.read_chunks(&mut chunks).await {
             Ok(Some(count)) => count,
@@ -207,9 +207,8 @@ async fn read_lane(
             Err(_) => return Err(CloseCode::PROTOCOL),
         };
         // While there is much to read, the driver of the connection goes on beside it.
-        small = if count < CHUNKS_SMALL { small + 1 } else { 0 };
-        if count == CHUNKS || small == SMALL_READS {
-            place.set_apart(count == CHUNKS);
+        if let Some(much) = load.note(count) {
+            place.set_apart(much);
         }
         let mut ended = 0;
         for chunk in &mut chunks[..count] {
@@ -219,6 +218,21 @@ async fn read_lane(
         }
         hand_over(shared, neighbour, link, &mut frames).await;
         turn.delivered(ended);
+    }
+}
+
+/// Whether a lane has much to read, by the chunks that its reads find.
+#[derive(Default)]
+struct Load {
+    /// Small reads since the last that was not.
+    small: u32,
+}
+
+impl Load {
+    /// Says what a read shows: a full one that there is much, many small ones that there is not.
+    fn note(&mut self, chunks: usize) -> Option<bool> {
+        self.small = if chunks < CHUNKS_SMALL { self.small.saturating_add(1) } else { 0 };
+        if chunks == CHUNKS { Some(true) } else { (self.small == SMALL_READS).then_some(false) }
     }
 }
 
@@ -303,4 +317,24 @@ pub(super) async fn datagrams(shared: &Arc<Shared>, neighbour: &Arc<Neighbour>, 
         }
     }
     std::future::pending().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_full_read_shows_a_load_and_only_many_small_ones_show_that_it_is_over() {
+        let mut load = Load::default();
+        assert_eq!(load.note(CHUNKS - 1), None, "what comes in between changes nothing");
+        assert_eq!(load.note(CHUNKS), Some(true));
+        for round in 0..2 {
+            assert!((1..SMALL_READS).all(|_| load.note(CHUNKS_SMALL - 1).is_none()), "round {round}");
+            assert_eq!(load.note(CHUNKS_SMALL), None, "one that is not small begins the count again");
+        }
+        assert!((1..SMALL_READS).all(|_| load.note(1).is_none()));
+        assert_eq!(load.note(1), Some(false));
+        assert_eq!(load.note(1), None, "said once");
+        assert_eq!(load.note(CHUNKS), Some(true));
+    }
 }
