@@ -165,8 +165,8 @@ impl VerifySignature for EntityId {
 /// An entity's key, prepared for checking many signatures: it accepts exactly what [`EntityId::verify`] accepts.
 ///
 /// After 64 good signatures it has multiples of the key (215 KiB, shared by all that are prepared of one key) and checks in half
-/// the time: some 14 µs for 30. Making them takes as long as some 15 checks. At most 64 keys of a process have them; others
-/// check without, until there is room.
+/// the time: some 14 µs for 30. Making them takes as long as some 15 checks, for the first key of a process some 50, since the base
+/// point has multiples as well. At most 64 keys of a process have them; others check without, until there is room.
 pub struct PreparedKey {
     id: EntityId,
     /// The point, negated; nothing if the bytes are no key, or one of small order.

@@ -141,7 +141,7 @@ impl Default for Limits {
 /// Sockets and time that are not the operating system's.
 #[derive(Clone)]
 pub struct Sockets {
-    /// Timers, tasks and the clock of connections.
+    /// Timers, tasks and the clock of connections. Its tasks must be polled within a tokio runtime.
     pub runtime: Arc<dyn quinn::Runtime>,
     /// The sockets to use, 1 to [`EndpointConfig::LISTEN_MAX`]; their local addresses are what others are told.
     pub sockets: Vec<Arc<dyn quinn::AsyncUdpSocket>>,

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -148,21 +149,25 @@ impl Running {
         self.members.iter().all(Option::is_none)
     }
 
-    fn poll_member(&mut self, index: usize) {
+    /// Says whether the future leaves the rest of its work to the task's next turn: it has woken itself.
+    fn poll_member(&mut self, index: usize) -> bool {
         // One that is gone may have been woken once more.
-        let Some((work, member)) = &mut self.members[index] else { return };
-        // Before the poll, so that a wake-up during it is not lost.
-        member.woken.store(false, Ordering::SeqCst);
+        let Some((work, member)) = &mut self.members[index] else { return false };
+        // Before the poll, so that a wake-up during it is not lost; and what was done before the last one is seen by the poll.
+        member.woken.swap(false, Ordering::SeqCst);
         let waker = Waker::from(member.clone());
-        let polled = work.poll(&mut Context::from_waker(&waker));
-        if polled.is_pending() && !work.place.is_apart() {
-            return;
+        let poll = AssertUnwindSafe(|| work.poll(&mut Context::from_waker(&waker)));
+        // As in a task of its own, one that panics goes alone, and the panic has been told.
+        let pending = catch_unwind(poll).is_ok_and(|polled| polled.is_pending());
+        if pending && !work.place.is_apart() {
+            return member.woken.load(Ordering::SeqCst);
         }
         if let Some((work, _)) = self.members[index].take()
-            && polled.is_pending()
+            && pending
         {
             self.runtime.spawn(Box::pin(Apart { work: Some(work), queue: self.queue.clone() }));
         }
+        false
     }
 }
 
@@ -174,9 +179,9 @@ impl Future for Running {
             let Some(index) = self.next(cx) else {
                 return if self.is_empty() { Poll::Ready(()) } else { Poll::Pending };
             };
-            self.poll_member(index);
+            let yields = self.poll_member(index);
             // Without budget nothing of tokio's is ready, whoever asks.
-            if !coop::has_budget_remaining() {
+            if yields || !coop::has_budget_remaining() {
                 break;
             }
         }
@@ -210,9 +215,9 @@ impl Drop for Running {
     fn drop(&mut self) {
         let mut state = lock(&self.queue.0);
         state.ended = true;
-        let joining = std::mem::take(&mut state.joining);
+        let left = (std::mem::take(&mut state.joining), state.task.take());
         drop(state);
-        drop(joining);
+        drop(left);
     }
 }
 
@@ -227,14 +232,18 @@ impl Group {
     }
 
     /// Calls what makes quinn spawn a connection's driver, and gives the group that the driver is in.
-    pub(crate) fn of_driver<T, E>(call: impl FnOnce() -> Result<T, E>) -> Result<(T, Self), E> {
+    pub(crate) fn of_driver<T, E>(
+        runtime: &Arc<dyn Runtime>,
+        call: impl FnOnce() -> Result<T, E>,
+    ) -> Result<(T, Self), E> {
         SPAWNED.set(Spawned::Wanted);
         let made = call();
         let spawned = SPAWNED.replace(Spawned::Unwanted);
-        match (made?, spawned) {
-            (connecting, Spawned::Group(group)) => Ok((connecting, group)),
-            _ => unreachable!("quinn spawns the driver of a connection when it makes one"),
-        }
+        made.map(|connecting| match spawned {
+            Spawned::Group(group) => (connecting, group),
+            // Not with quinn 0.11. What would join it has tasks of its own then.
+            _ => (connecting, Self::of(runtime, Box::pin(std::future::ready(())))),
+        })
     }
 
     /// Polls a future in this group's task, or in one of its own if it wishes so or the group's has ended.
@@ -381,21 +390,68 @@ mod tests {
         assert!(poll(&mut task, &scheduled).is_ready(), "it ends when all futures have");
     }
 
-    #[test]
-    fn who_never_rests_lets_other_tasks_have_their_turn() {
-        let polls = Arc::new(AtomicUsize::new(0));
-        let counted = polls.clone();
-        let (_, mut task, _) = group(std::future::poll_fn(move |cx| {
-            counted.fetch_add(1, Ordering::SeqCst);
-            cx.waker().wake_by_ref();
+    /// Counts its polls, and does something at each.
+    fn counted<F>(polls: &Arc<AtomicUsize>, mut each: F) -> impl Future<Output = ()> + Send + use<F>
+    where
+        F: FnMut(&Context<'_>) + Send,
+    {
+        let polls = polls.clone();
+        std::future::poll_fn(move |cx| {
+            polls.fetch_add(1, Ordering::SeqCst);
+            each(cx);
             Poll::Pending
-        }));
+        })
+    }
+
+    #[test]
+    fn who_yields_lets_other_tasks_have_their_turn() {
+        let (own, other) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (group, mut task, _) = group(counted(&own, |cx| cx.waker().wake_by_ref()));
+        group.spawn(Place::default(), counted(&other, |_| {}));
+        let scheduled = Arc::new(Scheduled::default());
+        for turn in 1..=10 {
+            assert!(poll(&mut task, &scheduled).is_pending());
+            assert_eq!(scheduled.0.load(Ordering::SeqCst), turn, "it is scheduled again");
+        }
+        // The other came behind its first poll, and it has every turn but that.
+        assert_eq!((own.load(Ordering::SeqCst), other.load(Ordering::SeqCst)), (10, 1));
+    }
+
+    #[test]
+    fn two_that_never_let_each_other_rest_let_other_tasks_have_their_turn() {
+        let polls = Arc::new(AtomicUsize::new(0));
+        let wakers: Arc<Mutex<[Option<Waker>; 2]>> = Arc::default();
+        let one_of_two = |me: usize| {
+            let wakers = wakers.clone();
+            counted(&polls, move |cx| {
+                let mut wakers = lock(&wakers);
+                wakers[me] = Some(cx.waker().clone());
+                wakers[1 - me].iter().for_each(Waker::wake_by_ref);
+            })
+        };
+        let (group, mut task, _) = group(one_of_two(0));
+        group.spawn(Place::default(), one_of_two(1));
         let scheduled = Arc::new(Scheduled::default());
         for turn in 1..=3 {
             assert!(poll(&mut task, &scheduled).is_pending());
             assert_eq!(scheduled.0.load(Ordering::SeqCst), turn, "it is scheduled again");
             assert_eq!(polls.load(Ordering::SeqCst), turn * POLLS_MAX);
         }
+    }
+
+    #[test]
+    fn one_that_panics_goes_alone() {
+        let polls = Arc::new(AtomicUsize::new(0));
+        let (group, mut task, _) = group(counted(&polls, |_| {}));
+        let alive = Arc::new(());
+        let held = alive.clone();
+        group.spawn(Place::default(), async move {
+            let _held = held;
+            panic!("a test of a panic")
+        });
+        group.spawn(Place::default(), counted(&polls, |_| {}));
+        assert!(poll(&mut task, &Arc::default()).is_pending());
+        assert_eq!((polls.load(Ordering::SeqCst), Arc::strong_count(&alive)), (2, 1));
     }
 
     #[test]
@@ -516,12 +572,13 @@ mod tests {
     #[test]
     fn only_what_quinn_spawns_during_the_call_is_the_group() {
         let by_hand = Arc::new(ByHand::default());
-        let runtime = GroupRuntime(by_hand.clone());
+        let inner: Arc<dyn Runtime> = by_hand.clone();
+        let runtime = GroupRuntime(inner.clone());
         let spawn = || runtime.spawn(Box::pin(std::future::ready(())));
         spawn();
-        assert_eq!(Group::of_driver(|| Err::<(), _>("refused")).err(), Some("refused"));
+        assert_eq!(Group::of_driver(&inner, || Err::<(), _>("refused")).err(), Some("refused"));
         spawn();
-        let (made, group) = Group::of_driver(|| {
+        let (made, group) = Group::of_driver(&inner, || {
             spawn();
             Ok::<_, ()>(7)
         })
@@ -536,6 +593,11 @@ mod tests {
         group.spawn(Place::default(), async move { _ = count.fetch_add(1, Ordering::SeqCst) });
         assert!(poll(&mut tasks[2], &Arc::default()).is_ready());
         assert_eq!(polled.load(Ordering::SeqCst), 1, "it runs with what was spawned in the call");
+        // A quinn that spawned no driver then.
+        let ((), group) = Group::of_driver(&inner, || Ok::<_, ()>(())).expect("made");
+        assert!(poll(&mut by_hand.take()[0], &Arc::default()).is_ready());
+        group.spawn(Place::default(), async {});
+        assert_eq!(by_hand.take().len(), 1, "a task of its own");
     }
 
     /// Wakes from other threads while the task is polled, so that each wake-up falls at another point of the poll.

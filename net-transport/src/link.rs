@@ -1,7 +1,8 @@
 //! One connection with a neighbour: its control stream, its lanes, its streams, its end.
 //!
-//! A connection is one task that looks after it, and one task for each lane and stream. It does not know what a join or
-//! an advert means; it carries them between the neighbour and the [`Shared`] state of the endpoint.
+//! A connection is one task that looks after it, and one for quinn's driver and the readers of lanes. Lanes with much to read, writers
+//! and streams have tasks of their own. It does not know what a join or an advert means; it carries them between the neighbour and the
+//! [`Shared`] state of the endpoint.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -14,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::crypto::PeerIdentity;
 use crate::endpoint::Shared;
-use crate::group::{Group, Place};
+use crate::group::Group;
 use crate::neighbour::Neighbour;
 use crate::quic::{CONNECTION_WINDOW, STREAM_WINDOW};
 use crate::socket::{AddressInUse, canonical};
@@ -154,8 +155,7 @@ pub(crate) async fn establish(
         code.close(&link.connection);
         EstablishError::Refused(code)
     })?;
-    let running = run(shared.clone(), neighbour, link.clone(), send, recv);
-    link.group.spawn(Place::default(), shared.tasks.track_future(running));
+    shared.tasks.spawn(run(shared.clone(), neighbour, link, send, recv));
     Ok(())
 }
 

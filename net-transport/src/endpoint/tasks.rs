@@ -107,7 +107,7 @@ impl Shared {
             }
             let address = incoming.remote_address();
             // quinn checks here that the packet is of somebody who knows the psk, and stays silent if not.
-            let Ok((connecting, group)) = Group::of_driver(|| incoming.accept()) else {
+            let Ok((connecting, group)) = Group::of_driver(&self.runtime, || incoming.accept()) else {
                 self.counters.handshakes_failed.one();
                 continue;
             };
@@ -208,7 +208,7 @@ impl Shared {
         let address = canonical(address);
         let endpoint = self.endpoint_for(address).ok_or("no socket of this address family")?;
         let client = self.quic.client_config(binding);
-        let connecting = Group::of_driver(|| endpoint.connect_with(client, address, "net"));
+        let connecting = Group::of_driver(&self.runtime, || endpoint.connect_with(client, address, "net"));
         let (connecting, group) = connecting.map_err(|error| error.to_string())?;
         match timeout(HANDSHAKE_TIMEOUT, connecting).await {
             Ok(Ok(connection)) => Ok((connection, group)),
