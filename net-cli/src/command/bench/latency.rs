@@ -99,9 +99,11 @@ impl Latency {
         let began = Instant::now();
         let mut took = Duration::ZERO;
         let pace = async |channel: &Channel| {
-            let published = pace(channel, self.size, self.rate, WARM_UP + self.secs).await;
+            // A task of the runtime, as in servers: a thread beside it is woken once more for each event.
+            let pace = pace(channel.clone(), self.size, self.rate, WARM_UP + self.secs);
+            let published = tokio::spawn(pace).await;
             took = began.elapsed();
-            published
+            published.unwrap_or_else(|error| Err(Failure::new(format!("the publisher has failed: {error}"))))
         };
         let Run { published, outcomes } = stage.run(pace).await?;
         let spread = outcomes.into_iter().find_map(|outcome| outcome.latencies).unwrap_or_default();
@@ -152,7 +154,7 @@ impl Report {
 }
 
 /// `rate` events a second, evenly, each with the time at which `publish` was called; how many.
-async fn pace(channel: &Channel, size: usize, rate: u32, time: Duration) -> Result<u64, Failure> {
+async fn pace(channel: Channel, size: usize, rate: u32, time: Duration) -> Result<u64, Failure> {
     let end = tokio::time::Instant::now() + time;
     let mut ticks = tokio::time::interval(Duration::from_secs(1) / rate);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
