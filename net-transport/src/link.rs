@@ -1,6 +1,6 @@
 //! One connection with a neighbour: its control stream, its lanes, its streams, its end.
 //!
-//! A connection is one task that looks after it, and one for quinn's driver and the readers of lanes. Lanes with much to read, writers
+//! A connection is one task that looks after it, and one for quinn's driver and the readers of lanes and realtime streams. Lanes with much to read, writers
 //! and streams have tasks of their own. It does not know what a join or an advert means; it carries them between the neighbour and the
 //! [`Shared`] state of the endpoint.
 
@@ -62,7 +62,7 @@ pub(crate) struct Link {
     pub(crate) binding: StaticBinding,
     pub(crate) boot: [u8; 8],
     pub(crate) connection: quinn::Connection,
-    /// Where what belongs to the connection runs, beside quinn's driver.
+    /// Where its unidirectional streams are read, beside quinn's driver.
     group: Group,
     pub(crate) dial: Dial,
     /// The other end had another connection with us when it said hello.

@@ -22,7 +22,7 @@ use crate::text::{count, number, size, table};
 ///
 /// Both are processes of their own on the loopback interface, and read one clock: from the call of `publish` until the
 /// subscriber has the event in hand. Sealing, signing, sending, verifying and opening are inside. The first quarter of a
-/// second does not count. Timers have a millisecond: at more than 1000 events a second, several leave at once.
+/// second does not count. Timers tick once a millisecond: at more than 1000 events a second, several leave at once.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  net bench latency\n  net bench latency --rate 100 --size 1KiB\n  net bench latency --secs 30 --json"
@@ -98,14 +98,14 @@ impl Latency {
         let stage = Stage::start(1, self.size, Some(warm_up)).await?;
         let began = Instant::now();
         let mut took = Duration::ZERO;
-        let pace = async |channel: &Channel| {
+        let publish = async |channel: &Channel| {
             // A task of the runtime, as in servers: a thread beside it is woken once more for each event.
-            let pace = pace(channel.clone(), self.size, self.rate, WARM_UP + self.secs);
-            let published = tokio::spawn(pace).await;
+            let pacing = pace(channel.clone(), self.size, self.rate, WARM_UP + self.secs);
+            let published = tokio::spawn(pacing).await;
             took = began.elapsed();
             published.unwrap_or_else(|error| Err(Failure::new(format!("the publisher has failed: {error}"))))
         };
-        let Run { published, outcomes } = stage.run(pace).await?;
+        let Run { published, outcomes } = stage.run(publish).await?;
         let spread = outcomes.into_iter().find_map(|outcome| outcome.latencies).unwrap_or_default();
         if spread.count() == 0 {
             return Err(Failure::new("no event was published after the first quarter of a second")
