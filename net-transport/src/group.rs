@@ -249,7 +249,7 @@ impl Group {
         })
     }
 
-    /// Polls a future in this group's task, or in one of its own if it wishes so or the group's has ended.
+    /// Polls a future in this group's task; in one of its own if the group's has ended, or when it next waits and wishes so.
     pub(crate) fn spawn(&self, place: Place, future: impl Future<Output = ()> + Send + 'static) {
         if let Err(work) = self.queue.join(Work { future: Box::pin(future), place }) {
             self.runtime.spawn(work.future);
