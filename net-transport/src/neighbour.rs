@@ -45,6 +45,8 @@ pub(crate) struct NeighbourCounters {
 struct Links {
     current: Arc<Link>,
     draining: Vec<Arc<Link>>,
+    /// The link is down: no connection speaks for the node any more.
+    ended: bool,
 }
 
 impl Links {
@@ -72,7 +74,7 @@ impl Neighbour {
             realtime: RealtimeOut::default(),
             inbox,
             counters: NeighbourCounters::default(),
-            links: Mutex::new(Links { current: link, draining: Vec::new() }),
+            links: Mutex::new(Links { current: link, draining: Vec::new(), ended: false }),
             lanes: std::array::from_fn(|_| LaneIn::default()),
             turn: Notify::new(),
         }
@@ -83,8 +85,16 @@ impl Neighbour {
         lock(&self.links).current.clone()
     }
 
+    /// Does this connection speak for the node? Not while it is drained, nor after the link has gone down: whoever comes
+    /// after it is told everything, and says everything, again.
     pub(crate) fn is_current(&self, link: &Link) -> bool {
-        lock(&self.links).current.id == link.id
+        let links = lock(&self.links);
+        !links.ended && links.current.id == link.id
+    }
+
+    /// The link is down.
+    pub(crate) fn end(&self) {
+        lock(&self.links).ended = true;
     }
 
     /// All connections.

@@ -80,7 +80,7 @@ impl Endpoint {
             match link::open_stream(&link, protocol).await {
                 Ok(stream) => return Ok(stream),
                 // Another connection has taken over meanwhile.
-                Err(_) if !neighbour.is_current(&link) => {}
+                Err(_) if neighbour.current().id != link.id => {}
                 Err(error) => return Err(error.into()),
             }
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::UNIX_EPOCH;
 
 use bytes::Bytes;
@@ -172,6 +172,20 @@ impl Shared {
         }
     }
 
+    /// The same for what is said on a connection, if that speaks for its node.
+    pub(crate) fn with_joins_of(
+        &self,
+        neighbour: &Neighbour,
+        link: &Link,
+        change: impl FnOnce(&mut Joins<Arc<Neighbour>>, &Counters, &mut Vec<Output<Arc<Neighbour>>>),
+    ) {
+        self.with_joins(|joins, counters, out| {
+            if neighbour.is_current(link) {
+                change(joins, counters, out);
+            }
+        });
+    }
+
     /// Changes the directory and does what follows.
     pub(super) fn with_directory<T>(
         &self,
@@ -198,31 +212,44 @@ impl Shared {
         result
     }
 
-    pub(crate) fn handle_record(&self, from: &NodeId, age_ms: u32, record: &[u8]) {
-        let counters = &self.counters;
+    /// The state, if this connection speaks for its node: it does as long as the lock is held.
+    fn speaking(&self, neighbour: &Neighbour, link: &Link) -> Option<MutexGuard<'_, State>> {
+        let state = lock(&self.state);
+        neighbour.is_current(link).then_some(state)
+    }
+
+    /// The next thing to say on a connection.
+    pub(crate) fn poll_send(&self, neighbour: &Neighbour, link: &Link) -> Option<directory::Item> {
+        self.speaking(neighbour, link)?.directory.poll_send(&link.node, Instant::now())
+    }
+
+    pub(crate) fn handle_record(&self, neighbour: &Neighbour, link: &Link, age_ms: u32, record: &[u8]) {
+        let (counters, from) = (&self.counters, &link.node);
         let Ok(unverified) = UnverifiedRecord::parse(record) else { return counters.records_dropped_invalid.one() };
-        let news = lock(&self.state).directory.is_news(from, age_ms, &unverified, counters);
+        let Some(mut state) = self.speaking(neighbour, link) else { return };
+        let news = state.directory.is_news(from, age_ms, &unverified, counters);
+        drop(state);
         let Some(news) = news else { return };
         // Signatures are checked without a lock.
         let Ok(verified) = unverified.verify(&self.mesh, news.known.as_ref()) else {
             return counters.records_dropped_invalid.one();
         };
         let (now, verified) = (Instant::now(), (verified, Bytes::copy_from_slice(record)));
-        let mut state = lock(&self.state);
+        let Some(mut state) = self.speaking(neighbour, link) else { return };
         self.with_directory(&mut state, |directory, out| {
             directory.handle_record(now, from, age_ms, verified, counters, out);
         });
     }
 
-    pub(crate) fn handle_advert(&self, from: &NodeId, bytes: &[u8]) {
+    pub(crate) fn handle_advert(&self, neighbour: &Neighbour, link: &Link, bytes: &[u8]) {
         if lock(&self.state).directory.holds_advert(bytes) {
             return self.counters.adverts_dropped_stale.one();
         }
         // Signatures are checked without a lock.
         let Ok(id) = self.admission.advert(bytes) else { return self.counters.adverts_dropped_invalid.one() };
-        let mut state = lock(&self.state);
+        let Some(mut state) = self.speaking(neighbour, link) else { return };
         self.with_directory(&mut state, |directory, out| {
-            directory.handle_advert(from, &id, bytes, &self.counters, out);
+            directory.handle_advert(&link.node, &id, bytes, &self.counters, out);
         });
     }
 
@@ -346,6 +373,7 @@ impl Shared {
         let node = neighbour.node;
         tracing::debug!(%node, why, "link down");
         state.neighbours.remove(&node);
+        neighbour.end();
         state.observed.remove(&node);
         state.directory.handle_link_down(&node);
         state.dialer.unlinked(Instant::now(), &node, why, self.random());

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::{Buf, BytesMut};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use super::control::{CONTROL_QUEUE_BYTES, CONTROL_VERSION, Hello, MESSAGE_LEN_MAX, Message, parse_path, parse_reason};
 use super::{CloseCode, DRAIN_TIMEOUT, Link, STREAM_CONTROL};
@@ -145,13 +145,9 @@ pub(super) async fn speak(
 
 /// Appends what the directory has for the neighbour, up to about 64 KiB.
 fn directory_items(shared: &Shared, neighbour: &Neighbour, link: &Link, bytes: &mut Vec<u8>) -> u64 {
-    if !neighbour.is_current(link) {
-        return 0;
-    }
-    let (mut count, now) = (0, Instant::now());
-    let mut state = lock(&shared.state);
+    let mut count = 0;
     while bytes.len() < CONTROL_QUEUE_BYTES - MESSAGE_LEN_MAX {
-        match state.directory.poll_send(&link.node, now) {
+        match shared.poll_send(neighbour, link) {
             Some(Item::Record { age_ms, record }) => Message::Record { age_ms, record: &record }.encode(bytes),
             Some(Item::Advert(advert)) => Message::Advert(&advert).encode(bytes),
             None => break,
@@ -202,33 +198,35 @@ pub(super) async fn listen(
     std::future::pending().await
 }
 
-/// Does what a message says; false if it has no place.
-fn handle(shared: &Arc<Shared>, neighbour: &Arc<Neighbour>, link: &Link, message: Message<'_>) -> bool {
-    if !neighbour.is_current(link) {
-        // The connection that has taken over says everything again.
-        return true;
-    }
+/// Does what a message says, if this connection still speaks for its node; false if the message has no place.
+fn handle(shared: &Arc<Shared>, neighbour: &Arc<Neighbour>, link: &Arc<Link>, message: Message<'_>) -> bool {
     let from = &link.node;
     match message {
         Message::Hello(_) => return false,
-        Message::Record { age_ms, record } => shared.handle_record(from, age_ms, record),
-        Message::Advert(bytes) => shared.handle_advert(from, bytes),
+        Message::Record { age_ms, record } => shared.handle_record(neighbour, link, age_ms, record),
+        Message::Advert(bytes) => shared.handle_advert(neighbour, link, bytes),
         Message::Join(pair) => {
-            shared.with_joins(|joins, counters, out| joins.handle_join(from, pair, counters, out));
+            shared.with_joins_of(neighbour, link, |joins, counters, out| joins.handle_join(from, pair, counters, out));
         }
         Message::Joined { pair, path } => {
             let Ok(path) = parse_path(path) else { return false };
-            shared.with_joins(|joins, _, out| joins.handle_joined(from, pair, &path, out));
+            shared.with_joins_of(neighbour, link, |joins, _, out| joins.handle_joined(from, pair, &path, out));
         }
-        Message::Unjoin(pair) => shared.with_joins(|joins, _, out| joins.handle_unjoin(from, &pair, out)),
+        Message::Unjoin(pair) => {
+            shared.with_joins_of(neighbour, link, |joins, _, out| joins.handle_unjoin(from, &pair, out));
+        }
         Message::Unjoined { pair, reason } => {
             // A reason that this build does not know is a reason all the same.
             let reason = parse_reason(reason).unwrap_or(UnjoinReason::NotServed);
-            shared.with_joins(|joins, _, out| joins.handle_unjoined(from, pair, reason, out));
+            shared.with_joins_of(neighbour, link, |joins, _, out| joins.handle_unjoined(from, pair, reason, out));
         }
-        Message::Full(pair) => shared.with_joins(|joins, _, out| joins.handle_full(from, &pair, true, out)),
-        Message::Room(pair) => shared.with_joins(|joins, _, out| joins.handle_full(from, &pair, false, out)),
-        Message::Synced => shared.with_joins(|joins, _, out| joins.handle_synced(from, out)),
+        Message::Full(pair) => {
+            shared.with_joins_of(neighbour, link, |joins, _, out| joins.handle_full(from, &pair, true, out));
+        }
+        Message::Room(pair) => {
+            shared.with_joins_of(neighbour, link, |joins, _, out| joins.handle_full(from, &pair, false, out));
+        }
+        Message::Synced => shared.with_joins_of(neighbour, link, |joins, _, out| joins.handle_synced(from, out)),
     }
     true
 }

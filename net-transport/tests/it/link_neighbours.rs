@@ -1,8 +1,11 @@
 //! How neighbours find each other, lose each other and come back.
 
+use std::future::poll_fn;
+use std::task::Poll;
+
 use net_transport::{Event, Mesh, MeshId, PeerState, Psk};
 
-use crate::link_kit::{DEADLINE, Node, advert, eventually, keys, linked, loopback, mesh};
+use crate::link_kit::{DEADLINE, Node, RawPeer, advert, eventually, keys, linked, loopback, mesh};
 
 #[tokio::test]
 async fn node_that_is_dialled_becomes_a_neighbour_on_both_sides() {
@@ -93,6 +96,43 @@ async fn restarted_peer_takes_the_place_of_its_former_self_at_once() {
     eventually("one link", || a.links() == (1, 0)).await;
     assert_eq!(a.metrics().links_down, 1);
     drop(b);
+}
+
+/// A simulation of whole nodes found that what a restarted node was to be told could go to its former self.
+#[tokio::test]
+async fn restarted_peer_is_told_everything_while_there_is_news_for_its_former_self() {
+    const KEYS: u8 = 50;
+    for round in 0..8 {
+        let mut a = Node::start(1).await;
+        let id = a.id();
+        for key in 0..KEYS {
+            a.endpoint.advertise([key; 32], advert(id, key, 1)).expect("small");
+        }
+        let RawPeer { control: (_send, mut recv), connection: _former, .. } = RawPeer::link(2, &mut a).await;
+        let former = tokio::spawn(async move { while let Ok(Some(_)) = recv.read_chunk(usize::MAX, true).await {} });
+        let endpoint = a.endpoint.clone();
+        let news = tokio::spawn(async move {
+            loop {
+                endpoint.advertise([KEYS; 32], advert(id, KEYS, 1)).expect("small");
+                // Not tokio's yield, which lets what comes from the network go first: this comes between any two others.
+                let mut yielded = false;
+                poll_fn(|cx| {
+                    cx.waker().wake_by_ref();
+                    if std::mem::replace(&mut yielded, true) { Poll::Ready(()) } else { Poll::Pending }
+                })
+                .await;
+            }
+        });
+        let mut again = Node::start(2).await;
+        again.dial(&a);
+        again.link_up(id).await;
+        for key in 0..KEYS {
+            let told = |e: &Event| matches!(e, Event::Advert { key: k, .. } if *k == [key; 32]).then_some(());
+            again.event(&format!("advert {key} in round {round}"), told).await;
+        }
+        news.abort();
+        former.await.expect("it ends with its connection");
+    }
 }
 
 #[tokio::test]
