@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use net_channel::{BatchError, BatchHash, SealView, SealedView, VerifiedSeal};
-use net_identity::EntityId;
+use net_identity::{EntityId, PreparedKey};
 use net_transport::ShortId;
 
 use crate::core::lock;
@@ -107,7 +107,7 @@ struct Head {
 
 struct Verifier<'a> {
     log: &'a Log,
-    origins: BTreeMap<ShortId, EntityId>,
+    origins: BTreeMap<ShortId, PreparedKey>,
     heads: BTreeMap<ShortId, Head>,
     report: Verification,
     /// Gaps seen: to tell a batch that is late from one that is repeated.
@@ -138,7 +138,7 @@ impl Log {
     ) -> Result<Verification, ReadError> {
         let known = lock(&self.core.keys).origins().collect::<Vec<_>>();
         let origins = known.iter().chain(origins).chain(expected.iter().map(|e| &e.origin));
-        let origins = origins.map(|origin| (origin.short(), *origin)).collect();
+        let origins = origins.map(|origin| (origin.short(), PreparedKey::new(*origin))).collect();
         let report = Verification::default();
         let mut verifier = Verifier { log: self, origins, heads: BTreeMap::new(), report, missing: Vec::new() };
         let mut bytes = 0;

@@ -1,8 +1,8 @@
 //! Who is in the mesh, where, and what they advertise: a pure value.
 //!
 //! At this stage a node introduces its neighbours to each other: it passes on the records and adverts of itself and of
-//! its neighbours, one hop. Records live for 60 s and are refreshed each 20 s; adverts live as long as their node's
-//! record. Time, the wall clock and what is to be sent are arguments and results; there is no clock and no socket here.
+//! its neighbours, one hop. Records are refreshed each 20 s and live for 60 s, those of neighbours as long as the link;
+//! adverts live as long as their node's record. Time, the wall clock and what is to be sent are arguments and results; there is no clock and no socket here.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::SocketAddr;
@@ -240,9 +240,16 @@ impl Directory {
         }
     }
 
-    /// A neighbour has said that it leaves: its record is worth nothing from now on.
-    pub(crate) fn handle_left(&mut self, node: &NodeId, out: &mut Vec<Output>) {
-        self.remove(node, out);
+    /// A neighbour has said that it leaves: its record is worth nothing from now on, unless it is of another life.
+    pub(crate) fn handle_left(&mut self, node: &NodeId, boot: [u8; 8], out: &mut Vec<Output>) {
+        if self.nodes.get(node).is_some_and(|known| known.record.boot == boot) {
+            self.remove(node, out);
+        }
+    }
+
+    /// A neighbour was restarted: what its earlier self has advertised holds no more, also if its new record came first.
+    pub(crate) fn handle_restart(&mut self, node: NodeId, out: &mut Vec<Output>) {
+        self.forget_adverts(node, out);
     }
 
     /// The next thing to send to a neighbour.
@@ -445,9 +452,14 @@ impl Directory {
     // Time.
 
     pub(crate) fn poll_timeout(&self) -> Instant {
-        let expiry = self.nodes.values().map(|node| node.born + RECORD_AGE_MAX).min();
+        let expiry = self.mortal().map(|(_, node)| node.born + RECORD_AGE_MAX).min();
         let refresh = self.own_born + RECORD_REFRESH;
         expiry.map_or(refresh, |expiry| expiry.min(refresh))
+    }
+
+    /// The nodes whose records run out. A neighbour's does not: it lives, and would not say its adverts again.
+    fn mortal(&self) -> impl Iterator<Item = (&NodeId, &Node)> {
+        self.nodes.iter().filter(|(id, _)| !self.links.contains_key(*id))
     }
 
     pub(crate) fn handle_timeout(&mut self, now: Instant, unix_ms: u64, out: &mut Vec<Output>) {
@@ -455,7 +467,7 @@ impl Directory {
             self.refresh(now, unix_ms, out);
         }
         let expired: Vec<_> =
-            self.nodes.iter().filter(|(_, node)| node.born + RECORD_AGE_MAX <= now).map(|(id, _)| *id).collect();
+            self.mortal().filter(|(_, node)| node.born + RECORD_AGE_MAX <= now).map(|(id, _)| *id).collect();
         for node in expired {
             self.remove(&node, out);
         }

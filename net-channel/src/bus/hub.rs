@@ -325,23 +325,19 @@ impl Hub {
     }
 
     fn send(&mut self, to: NodeId, message: Vec<u8>) {
-        let outbox = match self.outboxes.get(&to) {
-            Some(outbox) if !outbox.is_closed() => outbox,
-            _ => {
-                let (outbox, messages) = mpsc::channel(OUTBOX_LEN);
-                let (inner, inputs) = (self.inner.clone(), self.inputs.clone());
-                if to == self.inner.endpoint.id() {
-                    // A node that subscribes to its own channels speaks to itself in the same messages.
-                    self.inner.tasks.spawn(streams::run_local(inner, messages, inputs));
-                } else {
-                    self.inner.tasks.spawn(streams::run_outgoing(inner, to, messages, inputs));
-                }
-                self.outboxes.insert(to, outbox);
-                &self.outboxes[&to]
+        if !self.outboxes.contains_key(&to) {
+            let (outbox, messages) = mpsc::channel(OUTBOX_LEN);
+            let (inner, inputs) = (self.inner.clone(), self.inputs.clone());
+            if to == self.inner.endpoint.id() {
+                // A node that subscribes to its own channels speaks to itself in the same messages.
+                self.inner.tasks.spawn(streams::run_local(inner, messages, inputs));
+            } else {
+                self.inner.tasks.spawn(streams::run_outgoing(inner, to, messages, inputs));
             }
-        };
-        if outbox.try_send(message).is_err() {
-            // The peer does not read: what was asked is asked again on a new stream.
+            self.outboxes.insert(to, outbox);
+        }
+        if self.outboxes[&to].try_send(message).is_err() {
+            // The stream is lost, or the peer does not read: what was asked is asked again on a new stream.
             self.outboxes.remove(&to);
             self.subscriptions.handle_peer_lost(now(), &to);
         }

@@ -82,6 +82,8 @@ pub(crate) async fn run_outgoing(
         }
         Err(error) => debug!(%node, %error, "no end-to-end stream"),
     }
+    // First, so that the hub knows by its end of the outbox whether this is the stream that it has.
+    drop(outbox);
     // The hub is gone when this fails, and with it everything that would have been asked again.
     let _ = inputs.send(PeerInput::Lost { node }).await;
 }

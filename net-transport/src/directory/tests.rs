@@ -239,8 +239,11 @@ fn records_of_very_many_nodes_are_bounded_for_each_neighbour_and_in_all() {
     w.directory.handle_link_down(&id(1));
     w.directory.handle_link_up(id(1), &mut w.out);
     assert_eq!(w.directory.brought[&id(1)].nodes, 100);
-    // And all is given back when it runs out.
+    // And all is given back when it runs out: those of neighbours after they have gone.
     w.wait(RECORD_AGE_MAX);
+    assert_eq!((w.directory.nodes.len(), w.directory.brought.len()), (6, 6));
+    (1..=6).for_each(|n| w.directory.handle_link_down(&id(n)));
+    w.wait(Duration::ZERO);
     assert!(w.directory.nodes.is_empty() && w.directory.brought.is_empty());
 }
 
@@ -307,7 +310,7 @@ fn link_that_is_gone_is_passed_on_no_more() {
     w.advert(1, &advert(1, 7, 1));
     w.directory.handle_link_down(&id(1));
     assert_eq!(w.sent(2), []);
-    w.directory.handle_left(&id(1), &mut w.out);
+    w.directory.handle_left(&id(1), [1; 8], &mut w.out);
     assert!(w.out.contains(&Output::Event(Event::AdvertsGone { node: id(1) })));
 }
 
@@ -382,4 +385,45 @@ fn record_that_was_overtaken_while_its_signature_was_checked_is_stale() {
     let newer = record(3, 1, 7);
     w.verified(1, 0, verified(&newer), &newer);
     assert_eq!(w.directory.nodes[&id(3)].record.seq, 6);
+}
+
+#[test]
+fn goodbye_of_an_earlier_life_leaves_the_record_of_the_next() {
+    let mut w = World::linked(&[1, 2]);
+    w.record(2, 0, &record(1, 2, 2));
+    w.directory.handle_link_down(&id(1));
+    w.directory.handle_left(&id(1), [1; 8], &mut w.out);
+    assert!(w.knows(1));
+    w.directory.handle_link_up(id(1), &mut w.out);
+    w.record(1, 0, &record(1, 2, 2));
+    w.advert(1, &advert(1, 7, 2));
+    assert_eq!(w.counters.snapshot().adverts_dropped_unknown_node, 0);
+    w.directory.handle_left(&id(1), [2; 8], &mut w.out);
+    assert!(!w.knows(1));
+}
+
+#[test]
+fn what_an_earlier_life_advertised_ends_with_it_also_if_it_came_after_the_record_of_the_next() {
+    let mut w = World::linked(&[1, 2]);
+    w.record(2, 0, &record(1, 2, 2));
+    w.advert(1, &advert(1, 7, 1));
+    w.out.clear();
+    w.directory.handle_link_down(&id(1));
+    w.directory.handle_restart(id(1), &mut w.out);
+    assert!(matches!(&w.out[..], [Output::Event(Event::AdvertsGone { node })] if *node == id(1)), "{:?}", w.out);
+    w.sent(2);
+    w.directory.handle_link_up(id(1), &mut w.out);
+    assert!(!w.sent(2).iter().any(|item| matches!(item, Item::Advert(_))), "told nobody of what holds no more");
+}
+
+#[test]
+fn record_of_a_neighbour_does_not_run_out_while_it_is_one() {
+    let mut w = World::linked(&[1, 2]);
+    w.advert(1, &advert(1, 7, 1));
+    w.wait(RECORD_AGE_MAX * 2);
+    assert!(w.knows(1), "its adverts would not be said again");
+    assert!(w.directory.poll_timeout() > w.now, "and no timer waits for it");
+    w.directory.handle_link_down(&id(1));
+    w.wait(Duration::ZERO);
+    assert!(!w.knows(1) && w.knows(2));
 }

@@ -290,6 +290,7 @@ impl Shared {
                 CloseCode::REPLACED.close(&old.connection);
             }
             self.link_down(state, &neighbour, "the node was restarted".to_owned());
+            self.with_directory(state, |directory, out| directory.handle_restart(link.node, out));
         }
         if state.neighbours.len() >= self.config.links_max {
             self.counters.links_refused_full.one();
@@ -364,7 +365,7 @@ impl Shared {
         }
         self.link_down(state, neighbour, CloseCode::explain(error));
         if link.has_left() {
-            self.with_directory(state, |directory, out| directory.handle_left(&link.node, out));
+            self.with_directory(state, |directory, out| directory.handle_left(&link.node, link.boot, out));
         }
         self.timer.notify_one();
     }
