@@ -1,8 +1,8 @@
 //! One connection with a neighbour: its control stream, its lanes, its streams, its end.
 //!
-//! A connection is one task that looks after it, and one for quinn's driver and the readers of lanes and realtime streams. Lanes with much to read, writers
-//! and streams have tasks of their own. It does not know what a join or an advert means; it carries them between the neighbour and the
-//! [`Shared`] state of the endpoint.
+//! A connection is one task that looks after it, and one for quinn's driver and the readers of lanes and realtime streams.
+//! Lanes with much to read, writers and streams have tasks of their own. It does not know what a join or an advert means; it
+//! carries them between the neighbour and the [`Shared`] state of the endpoint.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
