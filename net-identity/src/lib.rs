@@ -21,6 +21,7 @@
 #![forbid(unsafe_code)]
 
 mod context;
+mod edwards;
 mod entity;
 mod key_file;
 mod keystore;
