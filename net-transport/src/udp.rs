@@ -218,7 +218,7 @@ mod tests {
         socket.try_send(&transmit(to, &ack, None)).expect("an endpoint's own");
         let mut poller = socket.clone().create_io_poller();
         assert_eq!(socket.try_send(&small).expect_err("first the others").kind(), io::ErrorKind::WouldBlock);
-        let turns = std::cell::Cell::new(0);
+        let turns = Cell::new(0);
         let other_task = async {
             turns.set(1);
         };
