@@ -15,6 +15,7 @@ use quinn::{AsyncUdpSocket, UdpPoller};
 use crate::metrics::Counters;
 use crate::rng::SimRng;
 use crate::sync::lock;
+use crate::udp::take_turn;
 use crate::{Admission, AdvertId, Header, Kind, NodeId, Refusal};
 
 /// Faults that an endpoint adds to what it sends and receives: a facility of tests, for processes on real sockets.
@@ -139,6 +140,7 @@ impl Held {
     fn send(&self, socket: &Weak<dyn AsyncUdpSocket>) {
         let Some(socket) = socket.upgrade() else { return };
         // If the system has no room it is lost, as datagrams are.
+        take_turn();
         let _ = socket.try_send(&Transmit {
             destination: self.destination,
             ecn: self.ecn,
@@ -164,6 +166,7 @@ impl AsyncUdpSocket for WeatherSocket {
         let reordered = held.is_some_and(|delay| self.hold(transmit, delay));
         if !reordered {
             // If the system has no room now, the datagram comes again and is counted then.
+            take_turn();
             self.inner.try_send(transmit)?;
         }
         let duplicated = copy.is_some_and(|delay| self.hold(transmit, delay));
@@ -253,6 +256,40 @@ mod tests {
             Fate::Sent { held, copy } => [*held, *copy],
         });
         assert!(delays.flatten().all(|delay| delay <= Weather::HELD_BACK_MAX));
+    }
+
+    /// Sockets that a packet may be refused by once expect that it comes again; what was held back does not.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn small_packets_that_were_held_back_are_sent_also_after_a_lone_one_came() {
+        let other = tokio::net::UdpSocket::bind("127.0.0.1:0").await.expect("a free port");
+        let ours = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        ours.set_nonblocking(true).expect("a socket of ours");
+        let to = ours.local_addr().expect("bound");
+        let socket = Arc::new(crate::udp::TokioSocket::new(ours).expect("in a runtime"));
+        let runtime: Arc<dyn quinn::Runtime> = Arc::new(quinn::TokioRuntime);
+        let weather = WeatherSocket {
+            inner: socket,
+            weather: Weather { reorder: 1.0, ..Weather::default() },
+            rng: Mutex::new(SimRng::new(1)),
+            runtime,
+            counters: Arc::default(),
+            held: Arc::default(),
+        };
+        let destination = other.local_addr().expect("bound");
+        for _ in 0..10 {
+            other.send_to(&[7; 300], to).await.expect("loopback");
+            let (mut memory, mut meta) = (vec![0; 65_536], [RecvMeta::default()]);
+            poll_fn(|cx| weather.poll_recv(cx, &mut [IoSliceMut::new(&mut memory)], &mut meta))
+                .await
+                .expect("it comes");
+            let contents = [1; 40];
+            let ecn = Some(EcnCodepoint::Ect0);
+            weather
+                .try_send(&Transmit { destination, ecn, contents: &contents, segment_size: None, src_ip: None })
+                .expect("held back");
+            let received = tokio::time::timeout(Duration::from_secs(10), other.recv(&mut [0; 64])).await;
+            assert_eq!(received.expect("it is sent").expect("no error"), 40);
+        }
     }
 
     #[test]
