@@ -107,7 +107,7 @@ fn squared(a: &Tight, times: u32) -> Tight {
     square
 }
 
-/// a^(2^250 − 1) and a^11, from which both powers below are a few steps (Bernstein, PKC 2006, §5).
+/// a^(2^250 − 1) and a^11, from which both powers below are a few steps (Bernstein, PKC 2006).
 fn powers(a: &Tight) -> (Tight, Tight) {
     let two = squared(a, 1);
     let nine = product(&squared(&two, 2), a);

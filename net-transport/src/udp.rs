@@ -32,14 +32,14 @@ enum Turn {
     Granted,
 }
 
+thread_local! {
+    static TURN: Cell<Turn> = const { Cell::new(Turn::Unasked) };
+}
+
 /// The next packet of this thread is sent at once: its sender does not ask again.
 #[cfg(feature = "weather")]
 pub(crate) fn take_turn() {
     TURN.set(Turn::Granted);
-}
-
-thread_local! {
-    static TURN: Cell<Turn> = const { Cell::new(Turn::Unasked) };
 }
 
 /// The socket, registered with the runtime it was made in.
@@ -214,7 +214,7 @@ mod tests {
         let (socket, other) = pair();
         let socket = Arc::new(socket);
         let to = other.local_addr().expect("bound");
-        let (ack, data) = ([1; 40], [2; 200]);
+        let (ack, data) = ([1; ACK_MAX], [2; ACK_MAX + 1]);
         let small = transmit(to, &ack, Some(EcnCodepoint::Ect0));
         socket.io.writable().await.expect("there is room");
         socket.try_send(&small).expect("nothing came: there is nothing to give way to");
