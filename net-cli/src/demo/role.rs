@@ -37,8 +37,8 @@ const DELIVERY_TIMEOUT: Duration = Duration::from_secs(5);
 const SUBSCRIBERS: usize = 2;
 /// A subscriber that has everything waits so long for something that should not come.
 const QUIET_AFTER_ALL: Duration = Duration::from_millis(300);
-/// A subscriber that lacks something waits so long for it.
-const QUIET_WHEN_MISSING: Duration = Duration::from_secs(3);
+/// A subscriber that lacks something waits so long for it: longer than the bus takes to name what cannot be had, which is 5 s.
+const QUIET_WHEN_MISSING: Duration = Duration::from_secs(7);
 
 type Orders = LineReader<Stdin>;
 type Reports = LineWriter<Stdout>;
